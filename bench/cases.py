@@ -1,0 +1,61 @@
+"""What is measured: one row per case, the same for every side (sennit, raw SQLite, each peer).
+
+A side answers a case with figures. Figures of the same name are compared; the suffix of the name is the unit and says
+which way is better: `_per_s` up, `_ms`, `_s`, `_mb`, `_percent` down. A name without such a suffix is a count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One workload and its size.
+
+    `n` is the size that sennit runs. A slower peer may run fewer and says so in its figure `n`; rates stay comparable.
+    """
+
+    name: str
+    what: str
+    n: int
+    slots: int = 100
+    durability: Literal["full", "normal"] = "full"
+
+
+CASES: Final = (
+    Case(name="fsync", what="append 4 KiB and fsync; runs in every round, whatever is chosen", n=0),
+    Case(name="limits", what="raw SQLite, one and many rows per commit, with and without fsync", n=0),
+    Case(name="throughput_async", what="no-op async tasks in process, submit to recorded", n=20_000),
+    Case(name="throughput_sync", what="no-op sync tasks in process, submit to recorded", n=20_000),
+    Case(name="throughput_worker", what="no-op tasks from one process to a worker process", n=20_000),
+    Case(name="bulk", what="submit only, nobody works", n=100_000),
+    Case(name="latency_full", what="idle, in process: submit to first line of the body", n=200),
+    Case(name="latency_sync", what="the same from sync code to a sync body", n=200),
+    Case(name="latency_normal", what="as latency_full, without an fsync per commit", n=200, durability="normal"),
+    Case(name="latency_processes", what="idle, submit here to first line in a worker process", n=200),
+    Case(name="chain", what="tasks that each wait for the previous one", n=100),
+    Case(name="fan", what="1 -> n -> 1, submit to start of the join", n=1000),
+    Case(name="children", what="a task makes n children and their join: its start to start of the join", n=100),
+    Case(name="step", what="memoised calls inside one task", n=500),
+    Case(name="waiting", what="tasks that wait 50 ms, 100 at once", n=2000),
+    Case(name="kill", what="kill -9 of a worker amid tasks of 20 ms, 10 at once", n=500, slots=10),
+    Case(name="idle", what="a worker process with nothing to do", n=0),
+    Case(name="memory", what="a worker process beside tasks due in an hour", n=10_000),
+    Case(name="version", what="wall time of `--version`", n=10),
+)
+
+
+def case_named(name: str) -> Case:
+    """Return the case of that name.
+
+    Raises:
+        LookupError: there is no such case.
+    """
+    for case in CASES:
+        if case.name == name:
+            return case
+    known = " ".join(case.name for case in CASES)
+    message = f"no case is named {name!r}; the cases are: {known}"
+    raise LookupError(message)

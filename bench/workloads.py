@@ -1,0 +1,316 @@
+"""The sennit side: the handlers, and what a user would write to run each case.
+
+Worker processes import this module for `app` (`python -m sennit worker workloads:app`); nothing happens at import but
+the registration of handlers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import harness
+from harness import END, NAP_MS_KILL, NAP_MS_WAITING, RUN_DIR, Figures, Side, Worker, wait_for_hits, wait_until
+
+from sennit import App, step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from cases import Case
+
+URL: Final = f"sqlite:///{RUN_DIR}/sennit.db"
+RESULT_TIMEOUT_S: Final = 60.0
+CHAIN_HEAD_DELAY_S: Final = 0.3  # the whole chain is stored before its first task is due
+
+app = App(URL, durability=cast("Any", os.environ["BENCH_DURABILITY"]), slots=int(os.environ["BENCH_SLOTS"]))
+
+
+@app.task
+async def noop(task_id: int) -> int:
+    return harness.noop(task_id)
+
+
+@app.task
+def sync_noop(task_id: int) -> int:
+    return harness.noop(task_id)
+
+
+@app.task
+async def hop(task_id: int) -> int:
+    """Return the id of the next task of the chain, which takes this handle as its argument."""
+    return harness.noop(task_id) + 1
+
+
+@app.task
+async def join(_: list[int], task_id: int) -> int:
+    return harness.noop(task_id)
+
+
+@app.task
+async def split(n: int) -> None:
+    """Make n children and their join; they are stored with the result of this attempt."""
+    harness.hit(n + 1)
+    join.submit(noop.map(range(n)), n)
+
+
+@app.task
+async def steps_in_order(n: int) -> None:
+    harness.hit(0)
+    for i in range(n):
+        await step(echo, i)
+    harness.hit(0, END)
+
+
+@app.task
+async def steps_gathered(n: int) -> None:
+    harness.hit(1)
+    await asyncio.gather(*(step(echo, i) for i in range(n)))
+    harness.hit(1, END)
+
+
+async def echo(value: int) -> int:
+    return value
+
+
+@app.task
+async def nap_waiting(task_id: int) -> int:
+    return await harness.async_nap(task_id, NAP_MS_WAITING)
+
+
+@app.task
+async def nap_kill(task_id: int) -> int:
+    return await harness.async_nap(task_id, NAP_MS_KILL)
+
+
+# ------------------------------------------------------------------------------------------------------ in process
+
+
+def in_async_app(work: Callable[[], Coroutine[Any, Any, Figures]]) -> Figures:
+    """Run `work` in an event loop where this process also works and has run one task."""
+
+    async def main() -> Figures:
+        async with app:
+            await noop.submit(-1)
+            harness.clear_hits()
+            return await work()
+
+    return asyncio.run(main())
+
+
+def throughput_async(case: Case) -> Figures:
+    async def work() -> Figures:
+        began_s = time.perf_counter()
+        for handle in noop.map(range(case.n)):
+            await handle
+        return {"n": case.n, "tasks_per_s": case.n / (time.perf_counter() - began_s)}
+
+    return in_async_app(work)
+
+
+def throughput_sync(case: Case) -> Figures:
+    with app:
+        sync_noop.submit(-1).result(timeout_s=RESULT_TIMEOUT_S)
+        began_s = time.perf_counter()
+        for handle in sync_noop.map(range(case.n)):
+            handle.result(timeout_s=RESULT_TIMEOUT_S)
+        return {"n": case.n, "tasks_per_s": case.n / (time.perf_counter() - began_s)}
+
+
+def latency(case: Case) -> Figures:
+    async def work() -> Figures:
+        sent_ns: list[int] = []
+        done_ns: list[int] = []
+        for i, pause_s in enumerate(harness.pauses_s(case.n)):
+            await asyncio.sleep(pause_s)
+            sent_ns.append(time.monotonic_ns())
+            await noop.submit(i)
+            done_ns.append(time.monotonic_ns())
+        return harness.start_figures(sent_ns, done_ns)
+
+    return in_async_app(work)
+
+
+def latency_sync(case: Case) -> Figures:
+    sent_ns: list[int] = []
+    done_ns: list[int] = []
+    with app:
+        sync_noop.submit(-1).result(timeout_s=RESULT_TIMEOUT_S)
+        harness.clear_hits()
+        for i, pause_s in enumerate(harness.pauses_s(case.n)):
+            time.sleep(pause_s)
+            sent_ns.append(time.monotonic_ns())
+            sync_noop.submit(i).result(timeout_s=RESULT_TIMEOUT_S)
+            done_ns.append(time.monotonic_ns())
+    return harness.start_figures(sent_ns, done_ns)
+
+
+def chain(case: Case) -> Figures:
+    async def work() -> Figures:
+        last = hop.options(delay_s=CHAIN_HEAD_DELAY_S).submit(0)
+        for _ in range(case.n - 1):
+            last = hop.submit(last)
+        await last
+        return harness.hop_figures(case.n)
+
+    return in_async_app(work)
+
+
+def fan(case: Case) -> Figures:
+    async def work() -> Figures:
+        since_ns = time.monotonic_ns()
+        head = noop.submit(case.n + 1)
+        parts = noop.options(after=[head]).map(range(case.n))
+        await join.submit(parts, case.n)
+        return harness.join_figures(case.n, since_ns=since_ns)
+
+    return in_async_app(work)
+
+
+def children(case: Case) -> Figures:
+    async def work() -> Figures:
+        await split.submit(case.n)
+        await asyncio.to_thread(wait_for_hits, case.n + 2)
+        return harness.join_figures(case.n, since_ns=harness.first_starts()[case.n + 1])
+
+    return in_async_app(work)
+
+
+def steps(case: Case) -> Figures:
+    async def work() -> Figures:
+        await steps_in_order.submit(case.n)
+        await steps_gathered.submit(case.n)
+        times_ns = [line.at_ns for line in harness.hits()]
+        return {
+            "in_order_ms": (times_ns[1] - times_ns[0]) / 1e6 / case.n,
+            "gathered_ms": (times_ns[3] - times_ns[2]) / 1e6 / case.n,
+        }
+
+    return in_async_app(work)
+
+
+def waiting(case: Case) -> Figures:
+    handles = nap_waiting.map(range(case.n))
+    with app:
+        for handle in handles:
+            handle.result(timeout_s=RESULT_TIMEOUT_S)
+    return harness.nap_figures(case.n, slots=case.slots, ms=NAP_MS_WAITING)
+
+
+# ---------------------------------------------------------------------- this process submits, worker processes work
+
+
+def start_worker() -> Worker:
+    return Worker([sys.executable, "-m", "sennit", "worker", "workloads:app", "--db", URL])
+
+
+@contextmanager
+def ready_worker() -> Iterator[Worker]:
+    """Run a worker process that has done its first task."""
+    with start_worker() as worker:
+        noop.submit(-1)
+        worker.wait_ready()
+        wait_until_succeeded(1)
+        harness.clear_hits()
+        yield worker
+
+
+def wait_until_succeeded(n: int) -> None:
+    """Wait until the ledger counts n successes: recorded, not only run.
+
+    Raises:
+        TimeoutError: it does not within DRAIN_TIMEOUT_S.
+    """
+    if not wait_until(lambda: app.ledger().succeeded >= n, timeout_s=harness.DRAIN_TIMEOUT_S):
+        message = f"{app.ledger()} where {n} should have succeeded; the workers wrote:\n{harness.worker_log_tail()}"
+        raise TimeoutError(message)
+
+
+def throughput_worker(case: Case) -> Figures:
+    with ready_worker():
+        began_s = time.perf_counter()
+        noop.map(range(case.n))
+        wait_for_hits(case.n)
+        wait_until_succeeded(case.n + 1)
+        return {"n": case.n, "tasks_per_s": case.n / (time.perf_counter() - began_s)}
+
+
+def bulk(case: Case) -> Figures:
+    began_s = time.perf_counter()
+    noop.map(range(case.n))
+    took_s = time.perf_counter() - began_s
+    return {"n": case.n, "tasks_per_s": case.n / took_s, "missing": case.n - app.ledger().submitted}
+
+
+def latency_processes(case: Case) -> Figures:
+    with ready_worker():
+        return harness.latency_between_processes(case.n, noop.submit)
+
+
+def kill(case: Case) -> Figures:
+    """Two workers on one file; one is killed, the other finds out by itself and goes on."""
+    with start_worker() as victim, start_worker() as heir:
+        wait_until_both_work()
+        harness.clear_hits()
+        nap_kill.map(range(case.n))
+        figures = harness.kill_figures(case.n, victim, lambda: heir)
+    ledger = app.ledger()
+    counted = ledger.succeeded + ledger.failed + ledger.cancelled + ledger.live
+    return {**figures, "accepted_twice": max(0, counted - ledger.submitted)}
+
+
+def wait_until_both_work() -> None:
+    """Give out naps until two processes have taken some."""
+
+    def two_processes() -> bool:
+        before = harness.hit_count()
+        nap_kill.map([-1] * 40)
+        wait_for_hits(before + 80, timeout_s=harness.READY_TIMEOUT_S)
+        return len({line.pid for line in harness.hits()}) > 1
+
+    if not wait_until(two_processes, timeout_s=harness.READY_TIMEOUT_S):
+        message = f"only one of two workers takes tasks; they wrote:\n{harness.worker_log_tail()}"
+        raise TimeoutError(message)
+
+
+def idle(_: Case) -> Figures:
+    with ready_worker() as worker:
+        time.sleep(1)
+        return harness.idle_figures(worker.pid)
+
+
+def memory(case: Case) -> Figures:
+    with ready_worker() as worker:
+        before = harness.memory_mb(worker.pid)
+        noop.options(delay_s=3600).map(range(case.n))
+        time.sleep(1)  # the worker has heard of them
+        return harness.memory_figures(case.n, before, harness.memory_mb(worker.pid))
+
+
+def version(case: Case) -> Figures:
+    return harness.wall_ms([sys.executable, "-m", "sennit", "--version"], times=case.n)
+
+
+SIDE: Final[Side] = {
+    "throughput_async": throughput_async,
+    "throughput_sync": throughput_sync,
+    "throughput_worker": throughput_worker,
+    "bulk": bulk,
+    "latency_full": latency,
+    "latency_sync": latency_sync,
+    "latency_normal": latency,
+    "latency_processes": latency_processes,
+    "chain": chain,
+    "fan": fan,
+    "children": children,
+    "step": steps,
+    "waiting": waiting,
+    "kill": kill,
+    "idle": idle,
+    "memory": memory,
+    "version": version,
+}

@@ -1,0 +1,145 @@
+"""The figures both reports show, counted once: totals, the most complex functions, packages, lanes of the timeline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from sennit.cli.demo.records import (
+    SEVERITIES,
+    Attempt,
+    Finding,
+    FunctionFacts,
+    PackageSummary,
+    Review,
+    RunReport,
+)
+
+
+class Totals(NamedTuple):
+    """Sums over all files."""
+
+    files: int
+    lines: int
+    code_lines: int
+    functions: int
+    classes: int
+    findings: int
+    todos: int
+    reviews: int
+
+
+class PackageView(NamedTuple):
+    """One package with what belongs to it; findings with the gravest first."""
+
+    name: str
+    summary: PackageSummary | None
+    files: int
+    findings: list[Finding]
+    reviews: list[Review]
+
+
+class WorkerLanes(NamedTuple):
+    """One worker process: its attempts, laid out so that no two in one lane overlap; `killed_s` None if it lived."""
+
+    pid: int
+    lanes: list[list[Attempt]]
+    killed_s: float | None
+
+
+def totals(run: RunReport) -> Totals:
+    """Add up the run."""
+    files = run.files
+    return Totals(
+        files=len(files),
+        lines=sum(file.lines for file in files),
+        code_lines=sum(file.code_lines for file in files),
+        functions=sum(len(file.functions) for file in files),
+        classes=sum(len(file.classes) for file in files),
+        findings=sum(len(file.findings) for file in files),
+        todos=sum(file.todos for file in files),
+        reviews=len(run.reviews),
+    )
+
+
+def most_complex(run: RunReport, *, n_max: int) -> list[tuple[str, FunctionFacts]]:
+    """Return path and function of the `n_max` most complex functions."""
+    found = [(file.path, function) for file in run.files for function in file.functions]
+    return sorted(found, key=lambda pair: (-pair[1].complexity, pair[0], pair[1].line))[:n_max]
+
+
+def findings_by_kind(run: RunReport) -> list[tuple[Finding, int]]:
+    """Return an example and the count of each kind of finding, the gravest first, then the most frequent."""
+    counts = Counter(finding.kind for file in run.files for finding in file.findings)
+    examples = {finding.kind: finding for file in run.files for finding in file.findings}
+    ranked = sorted(counts, key=lambda kind: (SEVERITIES.index(examples[kind].severity), -counts[kind], kind))
+    return [(examples[kind], counts[kind]) for kind in ranked]
+
+
+def packages(run: RunReport) -> list[PackageView]:
+    """Return every package that has a file, in order of name."""
+    summaries = {summary.name: summary for summary in run.packages}
+    names = sorted({package_of(file.path) for file in run.files})
+    return [
+        PackageView(
+            name=name,
+            summary=summaries.get(name),
+            files=sum(package_of(file.path) == name for file in run.files),
+            findings=sorted(
+                (finding for file in run.files if package_of(file.path) == name for finding in file.findings),
+                key=lambda finding: (SEVERITIES.index(finding.severity), finding.path, finding.line),
+            ),
+            reviews=sorted(
+                (review for review in run.reviews if package_of(review.path) == name), key=lambda review: review.path
+            ),
+        )
+        for name in names
+    ]
+
+
+def package_of(path: str) -> str:
+    """Return the directory a reported path stands in."""
+    return PurePosixPath(path).parent.as_posix()
+
+
+def location(path: str, line: int) -> str:
+    """Return `path:line`, or the path alone for what is true of the whole file."""
+    return f"{path}:{line}" if line else path
+
+
+def workers(run: RunReport) -> list[WorkerLanes]:
+    """Lay the attempts out by worker process, in the order the processes came up."""
+    killed = {kill.worker_pid: kill.at_s for kill in run.kills}
+    by_pid: dict[int, list[list[Attempt]]] = {}
+    for attempt in sorted(run.attempts, key=lambda attempt: (attempt.start_s, attempt.task_id)):
+        lanes = by_pid.setdefault(attempt.worker_pid, [])
+        free = next((lane for lane in lanes if lane[-1].end_s <= attempt.start_s), None)
+        if free is None:
+            lanes.append([attempt])
+        else:
+            free.append(attempt)
+    return [WorkerLanes(pid, lanes, killed.get(pid)) for pid, lanes in by_pid.items()]
+
+
+def verdict(run: RunReport) -> str:
+    """Say in one line whether the ledger balances."""
+    ledger = run.ledger
+    if ledger.balances:
+        return "Nothing was lost, nothing was done twice."
+    return f"The ledger does not balance: {ledger.lost} lost, {ledger.duplicated} duplicated."
+
+
+def equation(run: RunReport) -> str:
+    """Write the ledger out as the sum it must be."""
+    book = run.ledger
+    sign = "=" if book.submitted == book.succeeded + book.failed + book.cancelled + book.live else "≠"
+    return (
+        f"{book.submitted} submitted {sign} {book.succeeded} succeeded + {book.failed} failed"
+        f" + {book.cancelled} cancelled + {book.live} live"
+    )
+
+
+def plural(number: int, noun: str) -> str:
+    """Return "1 file", "12,706 lines"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

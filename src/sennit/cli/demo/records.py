@@ -1,0 +1,207 @@
+"""What the tasks of the demo hand to each other: JSON-able values, nothing else.
+
+    plan ─► FileReport (one per file) ─► Review (one per file) ─► PackageSummary ─► RunReport
+
+Every record is a frozen msgspec.Struct, so each can be the argument or the result of a task. `omit_defaults`
+keeps them small in the store.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Severity = Literal["error", "warning", "note"]
+Outcome = Literal["succeeded", "failed", "rate_limited", "killed", "cancelled"]
+
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Base of all records."""
+
+
+# ---------------------------------------------------------------- one file
+
+
+class Finding(Record, frozen=True):
+    """One thing to look at. `line` counts from 1; 0 is the file as a whole."""
+
+    path: str
+    line: int
+    kind: str
+    message: str
+    severity: Severity
+
+
+class FunctionFacts(Record, frozen=True):
+    """A function or method, with its dotted name inside the module.
+
+    Attributes:
+        lines: from `def` to the last line, decorators left out.
+        parameters: without `self` and `cls`.
+        seam_line: where its largest inner block starts, a natural first cut; 0 when there is none.
+    """
+
+    name: str
+    line: int
+    lines: int
+    complexity: int
+    parameters: int
+    public: bool
+    documented: bool
+    seam_line: int = 0
+    seam_lines: int = 0
+
+
+class ClassFacts(Record, frozen=True):
+    """A class; `methods` counts the functions written directly in its body."""
+
+    name: str
+    line: int
+    lines: int
+    methods: int
+    public: bool
+    documented: bool
+
+
+class Fingerprint(Record, frozen=True, array_like=True):
+    """The hash (48 bits) of one window of code lines, and the lines of the file it spans."""
+
+    line: int
+    line_end: int
+    digest: int
+
+
+class FileReport(Record, frozen=True):
+    """All that is measured of one file.
+
+    Attributes:
+        code_lines: lines that hold more than blanks, comments and docstrings.
+        about: first sentence of the module's docstring, or "".
+        fingerprints: about 25 bytes of JSON per code line; `slim` leaves them out.
+    """
+
+    path: str
+    lines: int
+    code_lines: int
+    about: str = ""
+    functions: tuple[FunctionFacts, ...] = ()
+    classes: tuple[ClassFacts, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    todos: int = 0
+    fingerprints: tuple[Fingerprint, ...] = ()
+
+    def slim(self) -> FileReport:
+        """Return the same report without fingerprints, for whoever does not look for duplicates."""
+        return msgspec.structs.replace(self, fingerprints=())
+
+
+# ---------------------------------------------------------------- across files
+
+
+class Place(Record, frozen=True):
+    """A range of lines in a file, both ends included."""
+
+    path: str
+    line: int
+    line_end: int
+
+
+class Duplicate(Record, frozen=True):
+    """The same `code_lines` lines of code, in two or more places."""
+
+    code_lines: int
+    places: tuple[Place, ...]
+
+
+class Review(Record, frozen=True):
+    """What the model said of one file."""
+
+    path: str
+    text: str
+    model: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class PackageSummary(Record, frozen=True):
+    """One directory of the tree in figures and a sentence or two."""
+
+    name: str
+    files: int
+    lines: int
+    findings: int
+    text: str
+
+
+# ---------------------------------------------------------------- one run
+
+
+class Attempt(Record, frozen=True):
+    """One execution of one task; times in seconds since the run began."""
+
+    task_id: int
+    kind: str
+    label: str
+    worker_pid: int
+    attempt: int
+    start_s: float
+    end_s: float
+    outcome: Outcome
+
+
+class Kill(Record, frozen=True):
+    """A worker process that was killed with -9, `at_s` seconds after the run began."""
+
+    worker_pid: int
+    at_s: float
+
+
+class Ledger(Record, frozen=True):
+    """The count that must balance: submitted = succeeded + failed + cancelled + live."""
+
+    submitted: int
+    succeeded: int
+    failed: int = 0
+    cancelled: int = 0
+    live: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    seconds: float = 0.0
+
+    @property
+    def balances(self) -> bool:
+        """True when every submitted task is accounted for once."""
+        ended = self.succeeded + self.failed + self.cancelled + self.live
+        return self.submitted == ended and self.lost == 0 and self.duplicated == 0
+
+
+class RunReport(Record, frozen=True):
+    """All that `render_markdown` and `render_html` need.
+
+    Attributes:
+        title: what was read, such as "click".   root: its path, as the user gave it.
+        started_at: local time in words a reader takes as it stands, such as "2026-03-01 14:05".
+        made_with: versions, such as "sennit 0.1.0, Python 3.11.7".
+        model: who reviewed, such as "gpt-4o-mini" or "the demo's local model server".
+        files_left_out: how many files the plan passed over because of its limit.
+    """
+
+    title: str
+    root: str
+    command: str
+    started_at: str
+    made_with: str
+    model: str
+    ledger: Ledger
+    files: tuple[FileReport, ...] = ()
+    duplicates: tuple[Duplicate, ...] = ()
+    reviews: tuple[Review, ...] = ()
+    packages: tuple[PackageSummary, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    kills: tuple[Kill, ...] = ()
+    files_left_out: int = 0

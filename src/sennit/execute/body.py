@@ -1,0 +1,81 @@
+"""What a worker needs to know of a handler and of the attempt it runs. `submit` provides both; the runtime hands them over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from sennit.model.retry import RetryPolicy
+from sennit.model.task import Claimed, TaskSpec
+from sennit.sync.ack import Ack
+
+
+class BodyCodec(Protocol):
+    """Reads arguments and writes results."""
+
+    def decode(self, payload: bytes, parents: Sequence[bytes | None]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments of the call."""
+
+    def filled(self, payload: bytes, parents: Sequence[bytes | None]) -> bytes:
+        """Return the payload with parents' results in it, for a worker process."""
+
+    def encode_result(self, value: Any, size_bytes_max: int) -> bytes:
+        """Return the result as it is stored."""
+
+
+class Body(Protocol):
+    """A registered handler."""
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What to call."""
+
+    @property
+    def kind(self) -> str:
+        """`async`, `sync` or `cpu`."""
+
+    @property
+    def codec(self) -> BodyCodec:
+        """Its types."""
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """When to try again."""
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Per attempt."""
+
+    @property
+    def idle_timeout_s(self) -> float | None:
+        """Without a sign of life."""
+
+    @property
+    def reference(self) -> str:
+        """`module:qualname`."""
+
+
+class Scope(Protocol):
+    """The context of one attempt: what `step`, `sleep` and `submit` find when the body calls them."""
+
+    beat_us: int
+
+    def take_children(self) -> tuple[TaskSpec, ...]:
+        """Return the children that commit with the result."""
+
+    def flush(self) -> Ack[list[int]] | None:
+        """Store the children now."""
+
+
+class Runtime(Protocol):
+    """What surrounds the worker."""
+
+    def find(self, handler: str) -> Body | None:
+        """Return the handler of this name, if this process knows it."""
+
+    def scope(self, task: Claimed) -> AbstractContextManager[Scope]:
+        """Open the context of one attempt."""
+
+    def now_us(self) -> int:
+        """The store's clock."""

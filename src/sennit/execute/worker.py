@@ -1,0 +1,274 @@
+"""The worker: one claimed attempt, from hand-over to ending.
+
+    start(task) ─► decode ─► body on the loop | in an OS thread | in a process ─► verdict ─► on_ended(ending, queue)
+
+Three things can cut a body short: a time-out, the store (cancelled, lease lost) and a stop of the process. All three
+go through `_interrupt`, once per attempt: the first reason stands. An async body gets a cancellation, a sync body an
+exception raised in its OS thread, a cpu body's process is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+from collections.abc import Callable
+from functools import partial
+from random import Random
+from typing import Any
+
+from sennit.errors import AttemptCancelled, PayloadError, PayloadTooLarge
+from sennit.execute.body import Body, Runtime, Scope
+from sennit.execute.lag import timed
+from sennit.execute.pool import BodyPool, PoolTicket
+from sennit.execute.processes import Job, ProcessPool
+from sennit.execute.verdict import Judge, options_of
+from sennit.model.retry import Cancel, Retry, RetryPolicy, Snooze
+from sennit.model.task import Claim, Claimed, Ending, ErrorInfo, Failed, GivenBack, Slept, Succeeded
+from sennit.sync.forks import end_forked_child
+
+_log = logging.getLogger("sennit")
+
+_NOT_A_RESULT = (Retry, Snooze, Cancel)
+
+# A sync body that does not react to its interrupt (blocked in C code) is given up after this long: its OS thread is
+# left to end by itself, its late result is dropped.
+ABANDON_S = 5.0
+
+# A task whose handler this process does not know is offered again after this long, to whichever process asks first.
+_MISSING_SNOOZE_S = 5.0
+
+
+class _Running:
+    """One attempt that runs here."""
+
+    __slots__ = ("body", "future", "job", "reason", "scope", "task", "ticket", "timers")
+
+    def __init__(self, task: Claimed, body: Body) -> None:
+        self.task = task
+        self.body = body
+        self.reason: str | None = None  # why it was interrupted; the first stands
+        self.scope: Scope | None = None
+        self.future: asyncio.Task[None] | None = None
+        self.ticket: PoolTicket[Any] | None = None
+        self.job: Job | None = None
+        self.timers: list[asyncio.TimerHandle] = []
+
+
+class Worker:
+    """Implements `schedule.Runner`. All methods belong to its event loop.
+
+    Args:
+        on_ended: told how each attempt ended, and its queue; None when the store knows already.
+        missing_s: how long a task whose handler is unknown is kept for a worker that knows it.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        on_ended: Callable[[Ending | None, str], None],
+        pool: BodyPool,
+        processes: ProcessPool,
+        size_bytes_max: int,
+        missing_s: float,
+        lag_notice_s: float,
+        random: Random,
+    ) -> None:
+        self._runtime = runtime
+        self._on_ended = on_ended
+        self._pool = pool
+        self._processes = processes
+        self._size_bytes_max = size_bytes_max
+        self._missing_us = int(missing_s * 1_000_000)
+        self._lag_notice_s = lag_notice_s
+        self._judge = Judge(runtime.now_us, random)
+        self._loop = asyncio.get_running_loop()
+        self._running: dict[Claim, _Running] = {}
+        self._at_last_beat: frozenset[Claim] = frozenset()
+        self._pid = os.getpid()
+
+    # ------------------------------------------------------------ starting
+
+    def start(self, task: Claimed) -> None:
+        """Run an attempt."""
+        body = self._runtime.find(task.handler)
+        if body is None:
+            self._on_ended(self._missing(task), task.queue)
+            return
+        running = _Running(task, body)
+        self._running[task.claim] = running
+        self._arm(running)
+        match body.kind:
+            case "async":
+                running.future = self._loop.create_task(self._run_async(running))
+            case "sync":
+                call = partial(self._run_sync, running)
+                running.ticket = self._pool.submit(partial(contextvars.copy_context().run, call), partial(self._sync_done, running))
+            case _:
+                running.future = self._loop.create_task(self._run_cpu(running))
+
+    def _missing(self, task: Claimed) -> Ending:
+        waited_us = self._runtime.now_us() - task.created_us
+        what = f"no handler {task.handler!r} in this worker"
+        if waited_us < self._missing_us:
+            _log.warning("task %d: %s; offered again in %g s", task.id, what, _MISSING_SNOOZE_S)
+            return Slept(task.claim, self._runtime.now_us() + int(_MISSING_SNOOZE_S * 1_000_000), "handler missing")
+        fix = "import the module that defines it in the worker, or register the new function under the old name="
+        return Failed(task.claim, ErrorInfo(kind="handler_missing", message=what, fix=fix))
+
+    # ------------------------------------------------------------ running
+
+    async def _run_async(self, running: _Running) -> None:
+        task, body = running.task, running.body
+        try:
+            with self._runtime.scope(task) as running.scope:
+                args, kwargs = body.codec.decode(task.payload, task.parents)
+                value = await timed(body.function(*args, **kwargs), self._note_lag(task))
+        except BaseException as error:  # noqa: BLE001 - SystemExit must not end the loop; the verdict names it
+            self._raised(running, error)
+        else:
+            self._returned(running, value)
+
+    def _note_lag(self, task: Claimed) -> Callable[[float], None]:
+        def note(step_s: float) -> None:
+            if step_s > self._lag_notice_s:
+                _log.warning(
+                    "task %d (%s) kept the event loop for %.2f s, and all other async bodies with it; "
+                    "await what it waits for, or make it a plain `def` (OS thread) or cpu=True (process)",
+                    task.id, task.handler, step_s,
+                )  # fmt: skip
+
+        return note
+
+    def _run_sync(self, running: _Running) -> Any:
+        """In an OS thread of the pool."""
+        task, body = running.task, running.body
+        with self._runtime.scope(task) as running.scope:
+            args, kwargs = body.codec.decode(task.payload, task.parents)
+            return body.function(*args, **kwargs)
+
+    def _sync_done(self, running: _Running, value: Any, error: BaseException | None) -> None:
+        if error is not None:
+            self._raised(running, error)
+        else:
+            self._returned(running, value)
+
+    async def _run_cpu(self, running: _Running) -> None:
+        task, body = running.task, running.body
+        try:
+            payload = body.codec.filled(task.payload, task.parents)
+            running.job = Job(body.reference, payload)
+            result = await self._processes.run(running.job)
+            if len(result) > self._size_bytes_max:
+                what = f"the result of handler {task.handler!r}"
+                raise PayloadTooLarge(what, size_bytes=len(result), size_bytes_max=self._size_bytes_max)
+        except BaseException as error:  # noqa: BLE001 - the verdict names it
+            self._raised(running, error)
+        else:
+            self._end(running, Succeeded(task.claim, result))
+
+    # ------------------------------------------------------------ ending
+
+    def _returned(self, running: _Running, value: Any) -> None:
+        if os.getpid() != self._pid:
+            end_forked_child(None)
+        task, policy = running.task, running.body.retry
+        if isinstance(value, _NOT_A_RESULT):
+            self._end(running, self._judge.value(task, policy, value))
+            return
+        try:
+            result = running.body.codec.encode_result(value, self._size_bytes_max)
+        except PayloadError as error:
+            self._end(running, self._judge.error(task, policy, error))
+        else:
+            children = running.scope.take_children() if running.scope is not None else ()
+            self._end(running, Succeeded(task.claim, result, children))
+
+    def _raised(self, running: _Running, error: BaseException) -> None:
+        if os.getpid() != self._pid:
+            end_forked_child(error)
+        task, policy = running.task, running.body.retry
+        if running.reason is not None:
+            self._end(running, self._judge.interrupted(task, policy, running.reason))
+        elif isinstance(error, AttemptCancelled):  # a write of the body was refused
+            self._end(running, None)
+        else:
+            self._end(running, self._judge.error(task, policy, error))
+
+    def _end(self, running: _Running, ending: Ending | None) -> None:
+        for timer in running.timers:
+            timer.cancel()
+        if self._running.pop(running.task.claim, None) is not None:
+            self._on_ended(ending, running.task.queue)
+
+    # ------------------------------------------------------------ cutting short
+
+    def _arm(self, running: _Running) -> None:
+        """Set the time-outs of an attempt."""
+        overrides, body = options_of(running.task), running.body
+        timeout_s = body.timeout_s if overrides.timeout_s is None else overrides.timeout_s
+        idle_s = body.idle_timeout_s if overrides.idle_timeout_s is None else overrides.idle_timeout_s
+        if timeout_s is not None:
+            reason = f"the attempt ran longer than timeout_s={timeout_s:g}"
+            running.timers.append(self._loop.call_later(timeout_s, self._interrupt, running, reason))
+        if idle_s is not None:
+            running.timers.append(self._loop.call_later(idle_s, self._check_idle, running, idle_s))
+
+    def _check_idle(self, running: _Running, idle_s: float) -> None:
+        beat_us = running.scope.beat_us if running.scope is not None else self._runtime.now_us()
+        left_s = idle_s - (self._runtime.now_us() - beat_us) / 1_000_000
+        if left_s <= 0:
+            self._interrupt(running, f"no sign of life for idle_timeout_s={idle_s:g}")
+        else:
+            running.timers.append(self._loop.call_later(left_s, self._check_idle, running, idle_s))
+
+    def stop(self, claims: list[Claim], reason: str) -> None:
+        """Interrupt these attempts."""
+        for claim in claims:
+            running = self._running.get(claim)
+            if running is not None:
+                self._interrupt(running, reason)
+
+    def stop_all(self, reason: str) -> None:
+        """Interrupt every attempt."""
+        self.stop(list(self._running), reason)
+
+    def compare(self, held: list[Claim]) -> None:
+        """Stop what the store does not know as held by us any more.
+
+        Only attempts that ran at the last beat already: one claimed since the store was asked is not in its answer.
+        """
+        lost = (self._at_last_beat & self._running.keys()) - set(held)
+        self.stop(sorted(lost), "stopped")
+        self._at_last_beat = frozenset(self._running)
+
+    def give_up_all(self) -> None:
+        """Hand back every task whose body does not react; what the bodies still write is refused."""
+        for running in list(self._running.values()):
+            _log.warning("the body of task %d (%s) did not stop in time; the task is handed back", running.task.id, running.task.handler)
+            if running.ticket is not None:
+                self._pool.abandon(running.ticket)
+            self._end(running, GivenBack(running.task.claim))
+
+    def _interrupt(self, running: _Running, reason: str) -> None:
+        if running.reason is not None:
+            return
+        running.reason = reason
+        if running.job is not None:
+            self._processes.kill(running.job)
+        elif running.future is not None:
+            running.future.cancel()
+        elif running.ticket is not None:
+            self._pool.interrupt(running.ticket, AttemptCancelled)
+            running.timers.append(self._loop.call_later(ABANDON_S, self._abandon, running))
+
+    def _abandon(self, running: _Running) -> None:
+        """A sync body does not react: leave its OS thread to itself."""
+        if running.ticket is not None and self._pool.abandon(running.ticket):
+            task = running.task
+            _log.warning(
+                "the body of task %d (%s) does not react to its interrupt; its OS thread is given up", task.id, task.handler
+            )
+            self._end(running, self._judge.interrupted(task, running.body.retry, running.reason or "stopped"))

@@ -1,0 +1,1 @@
+"""What a task is: pure values. No I/O, no clock, no OS threads, no randomness; those come in as arguments."""

@@ -1,0 +1,146 @@
+"""Every knob: name with unit, default, bounds and the reason for the default.
+
+The table in docs/reference/settings.md is drawn from this class. Values come from keywords of `App`, from the
+environment (`SENNIT_SLOTS=8`) and from `sennit.toml` or `[tool.sennit]`, in that order; reading them is the job of
+`runtime`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any
+
+from sennit.errors import SettingsError
+
+
+def _knob(
+    default: Any,
+    *,
+    unit: str,
+    reason: str,
+    low: float | None = None,
+    high: float | None = None,
+    one_of: tuple[str, ...] = (),
+) -> Any:
+    return field(
+        default=default, metadata={"unit": unit, "reason": reason, "low": low, "high": high, "one_of": one_of}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of one process, validated at construction.
+
+    Raises:
+        SettingsError: a value is of the wrong type or out of its bounds.
+    """
+
+    durability: str = _knob(
+        "full",
+        unit="",
+        one_of=("full", "normal"),
+        reason="full: an acknowledged task survives a power cut (one fsync per group commit); "
+        "normal: it survives kill -9, a power cut may take the last commits",
+    )
+    slots: int = _knob(
+        100,
+        unit="tasks",
+        low=1,
+        high=100_000,
+        reason="agents mostly wait; 100 waiting bodies cost little, and each queue can have its own figure",
+    )
+    cpu_slots: int = _knob(
+        0, unit="processes", low=0, high=1024, reason="0 is the number of usable cores; more only adds switching"
+    )
+    cpu_memory_bytes_max: int = _knob(
+        0, unit="bytes", low=0, high=2**50, reason="0 is no limit; else a cpu body fails alone with MemoryError"
+    )
+    payload_bytes_max: int = _knob(
+        1_048_576,
+        unit="bytes",
+        low=1024,
+        high=512 * 1024 * 1024,
+        reason="arguments and results are read by every claim; large data belongs in files",
+    )
+    lease_s: float = _knob(
+        10.0,
+        unit="s",
+        low=0.2,
+        high=3600,
+        reason="a dead process on this host is seen at once; the lease is for one that is frozen or elsewhere",
+    )
+    drain_s: float = _knob(
+        10.0, unit="s", low=0, high=86_400, reason="how long a graceful stop lets bodies run before handing them back"
+    )
+    crashes_max: int = _knob(
+        3, unit="crashes", low=1, high=1000, reason="a task that killed its worker this often is poison"
+    )
+    retention_s: float = _knob(
+        7 * 86_400.0, unit="s", low=0, high=10 * 365 * 86_400.0, reason="ended tasks are kept a week for questions"
+    )
+    retention_batch: int = _knob(
+        500, unit="tasks", low=1, high=100_000, reason="small batches keep the writer free for live work"
+    )
+    writer_batch_max: int = _knob(
+        512, unit="operations", low=1, high=100_000, reason="bounds the time one commit holds the write lock"
+    )
+    lock_timeout_s: float = _knob(
+        30.0, unit="s", low=0.01, high=3600, reason="how long a foreign program may hold the write lock"
+    )
+    no_worker_notice_s: float = _knob(
+        2.0, unit="s", low=0.05, high=3600, reason="after this long result() says when nobody serves the queue"
+    )
+    handler_missing_s: float = _knob(
+        300.0,
+        unit="s",
+        low=0,
+        high=86_400 * 30,
+        reason="how long a task whose handler no worker knows is kept for a deploy in progress before it fails",
+    )
+    log_capture: bool = _knob(
+        True, unit="", reason="log records made inside a body are kept per attempt (`sennit tasks logs`)"
+    )
+    loop_lag_notice_s: float = _knob(
+        0.25, unit="s", low=0.01, high=3600, reason="an async body that blocks the loop longer than this is named"
+    )
+
+    def __post_init__(self) -> None:
+        for knob in fields(self):
+            _check(knob, getattr(self, knob.name))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """Build from a mapping, for example parsed from a file or from keywords.
+
+        Raises:
+            SettingsError: an unknown name (with the nearest known one), a wrong type or a value out of bounds.
+        """
+        known = [f.name for f in fields(cls)]
+        for name in values:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                raise SettingsError(
+                    f"there is no setting {name!r}",
+                    fix=f"did you mean {near[0]!r}?" if near else "see `sennit config show`",
+                )
+        return cls(**values)
+
+
+def _check(knob: Field[Any], value: object) -> None:
+    """Raise SettingsError unless `value` has the type of the default and lies in the bounds."""
+    meta, default = knob.metadata, knob.default
+    wanted = float if isinstance(default, float) else type(default)
+    fits = isinstance(value, (int, float)) if wanted is float else isinstance(value, wanted)
+    if not fits or (isinstance(value, bool) and wanted is not bool):
+        raise SettingsError(f"setting {knob.name} must be {wanted.__name__}, not {value!r}")
+    if meta["one_of"] and value not in meta["one_of"]:
+        raise SettingsError(f"setting {knob.name} must be one of {', '.join(meta['one_of'])}, not {value!r}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        low, high = meta["low"], meta["high"]
+        if value != value or (low is not None and value < low) or (high is not None and value > high):  # noqa: PLR0124 - NaN
+            raise SettingsError(
+                f"setting {knob.name} is {value} {meta['unit']} and must lie between {low} and {high}",
+                why=meta["reason"],
+            )

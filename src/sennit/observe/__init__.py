@@ -1,0 +1,1 @@
+"""5. It is seen: subscribers only; nothing that decides imports from here."""

@@ -1,0 +1,295 @@
+"""App: what users hold. It delegates: the registry knows handlers, the client submits, the engine works.
+
+    app.task ─► registry      submit ─► client ─► store      with app ─► engine: this process works too
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+
+from sennit.errors import SettingsError, UsageError
+from sennit.model.retry import RetryPolicy
+from sennit.model.settings import Settings
+from sennit.model.task import Ledger
+from sennit.runtime.bridge import LoopThread
+from sennit.runtime.config import load
+from sennit.runtime.engine import Engine, usable_cores
+from sennit.runtime.stores import DEFAULT_URL, open_store
+from sennit.schedule.cron import CronSpec
+from sennit.schedule.planner import Planned
+from sennit.store.protocol import Store
+from sennit.submit.client import Client
+from sennit.submit.handle import Handle
+from sennit.submit.options import SubmitOptions
+from sennit.submit.registry import Call, Decorator, Registry, Task
+from sennit.sync.ack import Ack
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class App:
+    """A fleet: its handlers, its store, and (inside `with app`) workers in this process.
+
+    Args:
+        url: `sqlite:///relative.db`, `sqlite:////absolute.db` or `memory://`. Default: SENNIT_DB, else
+            `.sennit/sennit.db` in the working directory.
+        queues: queue → slots, for queues that are to have another number than `slots`.
+        settings: any setting by name; see docs/reference/settings.md.
+
+    Raises:
+        SettingsError: an unknown setting or a value out of its bounds.
+    """
+
+    def __init__(self, url: str | None = None, *, queues: Mapping[str, int] | None = None, **settings: Any) -> None:
+        self.url = url or os.environ.get("SENNIT_DB") or DEFAULT_URL
+        self._keywords = settings
+        self.loaded = load(settings, environ=os.environ, folder=Path.cwd())
+        self.registry = Registry()
+        self._queues = _checked_queues(queues or {})
+        self._schedules: list[tuple[CronSpec, Call]] = []
+        self._store: Store | None = None
+        self._opening = threading.Lock()
+        self._client = Client(lambda: self.store, self.settings, self._works)
+        self._engine: Engine | None = None
+        self._bridge: LoopThread | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.loaded.settings
+
+    @property
+    def store(self) -> Store:
+        """The open store; opened by the first use."""
+        with self._opening:
+            if self._store is None:
+                self._store = open_store(self.url, self.settings)
+            return self._store
+
+    def use(self, url: str | None = None, **settings: Any) -> None:
+        """Change the store or settings before the first use, as `sennit worker --db …` does.
+
+        Raises:
+            UsageError: the store is open already.
+            SettingsError: an unknown setting or a value out of its bounds.
+        """
+        with self._opening:
+            if self._store is not None:
+                raise UsageError("the store of this app is open already", fix="call use() before the first submit")
+            self.url = url or self.url
+            self._keywords |= settings
+            self.loaded = load(self._keywords, environ=os.environ, folder=Path.cwd())
+            self._client.settings = self.loaded.settings
+
+    def _works(self, queue: str) -> bool:
+        return self._engine is not None and self._engine.serves(queue)
+
+    # ------------------------------------------------------------ handlers
+
+    @overload
+    def task(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        cpu: bool = False,
+        queue: str | None = None,
+        retries: int | RetryPolicy = 0,
+        timeout_s: float | None = None,
+        idle_timeout_s: float | None = None,
+        options: SubmitOptions | None = None,
+    ) -> Decorator: ...
+    def task(self, function: Callable[..., Any] | None = None, /, **how: Any) -> Any:
+        """Make a function a handler; it can still be called directly.
+
+        Args:
+            name: what is stored with its tasks; default: module and qualified name.
+            cpu: run it in a worker process: it computes in Python and would hold the GIL.
+            queue: its tasks share slots with the others of this queue.
+            retries: further attempts after a failure, or a whole `RetryPolicy`. Crashes are counted apart.
+            timeout_s: per attempt.  idle_timeout_s: per attempt without a step, log line or `heartbeat()`.
+            options: defaults for everything else a submit can say.
+
+        Raises:
+            SettingsError: the name is taken, or an option is wrong.
+            PayloadError: the function takes `*args` or `**kwargs`.
+        """
+        if function is None:
+            return lambda decorated: self.task(decorated) if not how else self._register(decorated, how)
+        return self._register(function, how)
+
+    def _register(self, function: Callable[..., Any], how: Mapping[str, Any]) -> Task[Any, Any]:
+        handler = self.registry.register(function, **how)
+        if self._engine is not None:
+            self._engine.serve(handler.options.queue, self._slots_of(handler.options.queue))
+        return Task(self._client, handler, handler.options)
+
+    def cron(
+        self,
+        expression: str,
+        task: Task[[], Any],
+        *,
+        name: str | None = None,
+        tz: str = "UTC",
+        missed: Literal["skip", "once", "all"] = "once",
+        jitter_s: float = 0.0,
+    ) -> None:
+        """Submit `task()` by a cron expression, once however many processes run this app.
+
+        Args:
+            name: of the schedule; default: the handler's name.
+            missed: what to do about times nobody was there for: `skip`, run `once`, or run `all` (at most 100 at a time).
+
+        Raises:
+            SettingsError: the expression, zone or name is wrong.
+        """
+        spec = CronSpec(name=name or task.name, expression=expression, tz=tz, missed=missed, jitter_s=jitter_s)
+        if any(known.name == spec.name for known, _ in self._schedules):
+            raise SettingsError(f"two schedules are called {spec.name!r}", fix="give one of them another name=")
+        self._schedules.append((spec, task.call()))
+
+    def _planned(self) -> list[Planned]:
+        def planned(spec: CronSpec, call: Call) -> Planned:
+            return Planned(spec, lambda _run_us: self._client.specs([call])[0])
+
+        return [planned(spec, call) for spec, call in self._schedules]
+
+    # ------------------------------------------------------------ handing in
+
+    def submit_many(self, calls: Iterable[Call]) -> list[Handle[Any]]:
+        """Hand in calls of any handlers in one transaction: `app.submit_many([a.call(1), b.call("x")])`."""
+        return self._client.submit_calls(calls)
+
+    def submit_in(self, connection: sqlite3.Connection, task: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """Hand in a task as part of your own transaction on the same SQLite file: it exists if and when you commit.
+
+        Raises:
+            UsageError: the connection is of another database.
+            PayloadError: as for `submit`.
+        """
+        return self._client.submit_in(connection, task.call(*args, **kwargs))
+
+    def submit_named(self, name: str, arguments: Mapping[str, Any], **options: Unpack[SubmitOptions]) -> Handle[Any]:
+        """Hand in a task by its handler's name, as the CLI does.
+
+        Raises:
+            UnknownHandler: no such handler in this app.
+        """
+        handler = self.registry.find(name)
+        settings = handler.options.replaced(options) if options else handler.options
+        return self._client.submit_calls([Call(handler, settings, (), dict(arguments))])[0]
+
+    def handle(self, task_id: int, task: Task[..., R] | None = None) -> Handle[R]:
+        """Return a handle for a task that was submitted elsewhere; with `task`, its result is typed."""
+        return self._client.handle_of(task_id, None if task is None else task.handler)
+
+    def cancel(self, *task_ids: int, reason: str = "") -> Ack[list[bool]]:
+        """Cancel tasks; `await` it, or `.result()` in sync code. False for one that had ended."""
+        return self.store.cancel(task_ids, reason=reason)
+
+    def ledger(self) -> Ack[Ledger]:
+        """Return the counts; `await` it, or `.result()` in sync code."""
+        return self.store.ledger()
+
+    # ------------------------------------------------------------ working
+
+    async def start(self) -> None:
+        """Start workers on the running event loop; `async with app` does.
+
+        Raises:
+            UsageError: this app works already, or has no handler and no queue.
+        """
+        if self._engine is not None:
+            raise UsageError("this app is working already", fix="leave the first `with app` before entering a second")
+        queues = self.served_queues()
+        engine = Engine(self.store, self.registry, self.settings, queues=queues, schedules=self._planned())
+        self._engine = engine
+        try:
+            await engine.start()
+        except BaseException:
+            self._engine = None
+            raise
+
+    async def stop(self, drain_s: float | None = None) -> None:
+        """Stop the workers: bodies get `drain_s` to end, the rest is handed back. Harmless when not started."""
+        engine = self._engine
+        if engine is not None:
+            await engine.stop(self.settings.drain_s if drain_s is None else drain_s)
+            self._engine = None
+
+    def served_queues(self) -> dict[str, int]:
+        """Return queue → slots that this app serves: those of its handlers, and those it was given."""
+        names = {h.options.queue for h in self.registry.all()} | self._queues.keys() | {"default"}
+        return {name: self._slots_of(name) for name in sorted(names)}
+
+    def _slots_of(self, queue: str) -> int:
+        if queue in self._queues:
+            return self._queues[queue]
+        if queue == "cpu":
+            return self.settings.cpu_slots or usable_cores()
+        return self.settings.slots
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        del error, traceback
+        try:
+            await self.stop(0.0 if kind is not None and issubclass(kind, asyncio.CancelledError) else None)
+        finally:
+            await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    def __enter__(self) -> Self:
+        if self._bridge is not None:
+            raise UsageError("this app is working already", fix="leave the first `with app` before entering a second")
+        self._bridge = LoopThread()
+        try:
+            self._bridge.run(self.start())
+        except BaseException:
+            self._bridge.close()
+            self._bridge = None
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        bridge, self._bridge = self._bridge, None
+        if bridge is None:
+            return
+        try:
+            bridge.run(self.stop())
+        except KeyboardInterrupt:  # a second Ctrl-C: do not wait for bodies, but do hand their tasks back
+            bridge.run(self.stop(0.0))
+            raise
+        finally:
+            bridge.close()
+            self.close()
+
+    def close(self) -> None:
+        """Close the store; the next use opens it again. Waits for what was submitted to be durable."""
+        with self._opening:
+            store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+
+def _checked_queues(queues: Mapping[str, int]) -> dict[str, int]:
+    for name, slots in queues.items():
+        if not isinstance(slots, int) or slots < 0:
+            raise SettingsError(f"queue {name!r} has {slots!r} slots; it must be a whole number of at least 0")
+    return dict(queues)

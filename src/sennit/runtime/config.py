@@ -1,0 +1,84 @@
+"""Where settings come from: keyword > SENNIT_* in the environment > sennit.toml > [tool.sennit] > default.
+
+The file is the nearest one upwards from the working directory. Every value remembers its origin, for
+`sennit config show`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sennit.errors import SettingsError
+from sennit.model.settings import Settings
+
+PREFIX = "SENNIT_"
+# Read elsewhere: the store's URL, and where tests find servers.
+_OTHERS = {"SENNIT_DB", "SENNIT_TEST_POSTGRES", "SENNIT_TEST_REDIS", "SENNIT_JSON"}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and for each name where its value came from."""
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+def load(keywords: Mapping[str, Any], *, environ: Mapping[str, str], folder: Path) -> Loaded:
+    """Merge all sources.
+
+    Raises:
+        SettingsError: an unknown name, an unreadable file, or a value out of its bounds.
+    """
+    values: dict[str, Any] = {}
+    origins = {f.name: "default" for f in fields(Settings)}
+    for source, found in (*_files(folder), ("environment", _environment(environ)), ("keyword", dict(keywords))):
+        values |= found
+        origins |= dict.fromkeys(found, source)
+    return Loaded(Settings.of(values), origins)
+
+
+def _files(folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return what files say, the weaker first."""
+    found = []
+    for name, keys in (("pyproject.toml", ("tool", "sennit")), ("sennit.toml", ())):
+        path = next((p for f in (folder, *folder.parents) if (p := f / name).is_file()), None)
+        if path is None:
+            continue
+        try:
+            table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, OSError) as error:
+            raise SettingsError(f"cannot read {path}: {error}", fix="mend the file, or move it away") from error
+        for key in keys:
+            table = table.get(key, {})
+        if table:
+            found.append((str(path), dict(table)))
+    return found
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    kinds = {f.name: type(f.default) for f in fields(Settings)}
+    found: dict[str, Any] = {}
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX) or variable in _OTHERS:
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        found[name] = _parsed(variable, text, kinds.get(name, str))
+    return found
+
+
+def _parsed(variable: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+        if text.lower() in words:
+            return words[text.lower()]
+    else:
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    raise SettingsError(f"{variable}={text!r} is not a {kind.__name__}")

@@ -1,0 +1,187 @@
+"""The engine: the working half of a process, its parts made, started and stopped in order.
+
+    start: heart ─► pools ─► worker ─► dispatcher joins and orders ─► schedules
+    stop:  schedules ─► intake closed ─► bodies drain ─► rest interrupted and handed back ─► leave ─► pools, heart
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from random import Random
+
+import psutil
+
+from sennit.execute.body import Body, Scope
+from sennit.execute.pool import BodyPool
+from sennit.execute.processes import ProcessPool
+from sennit.execute.worker import Worker
+from sennit.model.settings import Settings
+from sennit.model.task import Claim, Claimed, Ending, WorkerInfo
+from sennit.observe.capture import LogCapture
+from sennit.schedule.dispatcher import Dispatcher
+from sennit.schedule.heart import Heart
+from sennit.schedule.planner import Planned, Planner
+from sennit.schedule.slots import Slots
+from sennit.store.protocol import Store
+from sennit.submit.context import Attempt, current
+from sennit.submit.registry import Registry
+from sennit.sync.ack import call_in, in_event_loop
+from sennit.sync.clock import boot_id, wall_us
+
+_log = logging.getLogger("sennit")
+
+# How long interrupted bodies get to unwind before their tasks are handed back without them.
+UNWIND_S = 1.0
+# How often at most ended tasks are pruned; driven by ends, so an idle process never wakes for it.
+PRUNE_EVERY_US = 3600 * 1_000_000
+
+
+class Engine:
+    """Runs tasks of one store in this process, on the running event loop."""
+
+    def __init__(
+        self, store: Store, registry: Registry, settings: Settings, *, queues: Mapping[str, int], schedules: Sequence[Planned]
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self.queues = dict(queues)
+        cpu_slots = self.queues.get("cpu", 0) or usable_cores()
+        self._slots = Slots(self.queues)
+        self._pool = BodyPool(loop=self._loop, threads_max=max(1, sum(self.queues.values())))
+        self._processes = ProcessPool(
+            processes_max=cpu_slots,
+            runner="sennit.submit.codec:run_in_process",
+            memory_bytes_max=settings.cpu_memory_bytes_max or None,
+        )
+        self._worker = Worker(
+            self,
+            on_ended=self._ended,
+            pool=self._pool,
+            processes=self._processes,
+            size_bytes_max=settings.payload_bytes_max,
+            missing_s=settings.handler_missing_s,
+            lag_notice_s=settings.loop_lag_notice_s,
+            random=Random(),
+        )
+        me = WorkerInfo(
+            id=store.take_ids(1)[0], pid=os.getpid(), host=socket.gethostname(), boot_id=boot_id(), queues=self.queues
+        )
+        self.worker_id = me.id
+        self._heart = Heart(
+            store, me.id, lease_s=settings.lease_s, on_beat=self._on_beat, on_trouble=lambda e: _log.error("heartbeat: %s", e)
+        )
+        self._dispatcher = Dispatcher(store, me, self._slots, self._worker, on_held=self._heart.held)
+        self._planner = Planner(store, schedules, wall_us=wall_us)
+        self._capture = LogCapture(store, _whose, self._loop) if settings.log_capture else None
+        self._pruned_us = 0
+        self._stopping = False
+
+    # ------------------------------------------------------------ starting and stopping
+
+    async def start(self) -> None:
+        """Join the store and take work."""
+        if self._capture is not None:
+            logging.getLogger().addHandler(self._capture)
+        self._heart.start()
+        await self._dispatcher.open(lease_us=int(self._settings.lease_s * 1_000_000))
+        await self._planner.open()
+
+    async def stop(self, drain_s: float) -> None:
+        """Stop: let bodies run for `drain_s`, then hand back what is unfinished without using an attempt up."""
+        if not self._stopping:
+            self._stopping = True
+            await self._planner.close()
+            await self._dispatcher.close_intake()
+        if not await self._idle_within(drain_s):
+            self._worker.stop_all("shutdown")
+            if not await self._idle_within(UNWIND_S):
+                self._worker.give_up_all()
+                await self._dispatcher.wait_idle()
+        if self._capture is not None:
+            logging.getLogger().removeHandler(self._capture)
+            self._capture.flush()
+        await self._dispatcher.leave()
+        self._pool.close()
+        await self._processes.close()
+        await self._loop.run_in_executor(None, self._heart.stop)
+
+    async def _idle_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._dispatcher.wait_idle(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def serves(self, queue: str) -> bool:
+        """True when this process takes tasks of `queue`."""
+        return self._slots.serves(queue) and not self._stopping
+
+    def serve(self, queue: str, slots: int) -> None:
+        """Take tasks of one more queue: a handler was registered while this engine runs."""
+        call_in(self._loop, self._dispatcher.serve, queue, slots)
+
+    # ------------------------------------------------------------ what surrounds the worker
+
+    def find(self, handler: str) -> Body | None:
+        """Return the handler of this name."""
+        return self._registry.get(handler)
+
+    def now_us(self) -> int:
+        """The store's clock."""
+        return self._store.now_us()
+
+    def scope(self, task: Claimed) -> AbstractContextManager[Scope]:
+        """Open the context of one attempt, in the OS thread that runs the body."""
+        return Attempt(
+            task,
+            self._store,
+            size_bytes_max=self._settings.payload_bytes_max,
+            lend=self._on_loop(self._dispatcher.lend, task.queue),
+            take_back=self._on_loop(self._dispatcher.take_back, task.queue),
+        )
+
+    def _on_loop(self, method: Callable[[str], None], queue: str) -> Callable[[], None]:
+        if in_event_loop():
+            return lambda: method(queue)
+        return lambda: call_in(self._loop, method, queue) and None
+
+    def _ended(self, ending: Ending | None, queue: str) -> None:
+        self._dispatcher.ended(ending, queue)
+        now_us = self._store.now_us()
+        if now_us - self._pruned_us > PRUNE_EVERY_US:
+            self._pruned_us = now_us
+            self._loop.create_task(self._prune(now_us))  # noqa: RUF006 - kept alive by the store's ack
+
+    async def _prune(self, now_us: int) -> None:
+        """Delete what is past its retention, batch by batch, so that others get the writer in between."""
+        before_us = now_us - int(self._settings.retention_s * 1_000_000)
+        limit = self._settings.retention_batch
+        while not self._stopping and await self._store.prune(before_us=before_us, limit=limit) == limit:
+            pass
+
+    def _on_beat(self, held: list[Claim]) -> None:
+        """On the heart's OS thread: compare with what runs here, as of before the beat was asked for."""
+        call_in(self._loop, self._worker.compare, held)
+
+
+def _whose() -> Claim | None:
+    attempt = current()
+    if attempt is None:
+        return None
+    attempt.beat()
+    return attempt.task.claim
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: its affinity, which a container's cpuset also sets."""
+    try:
+        return max(1, len(psutil.Process().cpu_affinity() or ()))
+    except (AttributeError, psutil.Error):
+        return os.cpu_count() or 1

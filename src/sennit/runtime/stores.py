@@ -1,0 +1,54 @@
+"""Which store a URL names; the only place that chooses one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sennit.errors import SettingsError
+from sennit.model.settings import Settings
+from sennit.store.protocol import Store
+
+DEFAULT_URL = "sqlite:///.sennit/sennit.db"
+
+
+def open_store(url: str, settings: Settings) -> Store:
+    """Open the store of `url`, making it when it is missing.
+
+    Raises:
+        SettingsError: no such kind of store.
+        StoreError: it cannot be opened.
+    """
+    if url == "memory://":
+        from sennit.store.memory import MemoryStore  # noqa: PLC0415 - only for tests
+
+        return MemoryStore()
+    from sennit.store.sqlite import SqliteStore  # noqa: PLC0415 - a store that is not used is not loaded
+
+    return SqliteStore(
+        sqlite_path(url),
+        durability=settings.durability,
+        lock_timeout_s=settings.lock_timeout_s,
+        batch_max=settings.writer_batch_max,
+    )
+
+
+def sqlite_path(url: str) -> Path:
+    """Return the file of a SQLite URL.
+
+    Raises:
+        SettingsError: it is not one.
+    """
+    for prefix in ("postgresql://", "postgres://"):
+        if url.startswith(prefix):
+            raise SettingsError(
+                "this version of sennit has no PostgreSQL store yet", fix="use a file: --db sqlite:///fleet.db"
+            )
+    if not url.startswith("sqlite:///"):
+        raise SettingsError(
+            f"{url!r} is not a store",
+            fix="use sqlite:///relative/path.db, sqlite:////absolute/path.db, or memory:// in tests",
+        )
+    path = url.removeprefix("sqlite:///")
+    if not path:
+        raise SettingsError(f"{url!r} names no file", fix="for example sqlite:///fleet.db")
+    return Path(path)

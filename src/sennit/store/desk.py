@@ -1,0 +1,416 @@
+"""The desk: what the SQLite store does around the moves of one transaction.
+
+    begin ─► (moves) ─► before_commit: serve the standing order, count, leave word ─► COMMIT ─► after_commit: tell
+
+Serving the standing order *before* the commit is what makes a submit, or the end of a parent, and the start of the
+next body one fsync apart instead of two. Everything here except `order` is touched by the writer's OS thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sennit.errors import UsageError
+from sennit.model.task import Claim, Claimed, Outcome, WorkerInfo
+from sennit.store.effects import Effects
+from sennit.store.ids import reserve
+from sennit.store.liveness import DeathWatch, LifeLock, is_alive
+from sennit.store.moves import claim as claims
+from sennit.store.moves import look, time
+from sennit.store.protocol import Listener
+from sennit.store.wakeup import Bell, Hint, ring
+from sennit.sync.ack import Ack, call_in, resolve_all
+from sennit.sync.clock import boot_id
+
+if TYPE_CHECKING:
+    from sennit.store.sqlite import SqliteStore
+
+_COUNT = "UPDATE sennit_ledger SET n = n + ? WHERE name = ?"
+
+
+class Order:
+    """The standing order: how many tasks of each queue this process can take. Raised from any OS thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted: Counter[str] = Counter()
+        self._fresh: set[str] = set()  # raised since it was last served
+
+    def add(self, wants: Mapping[str, int]) -> None:
+        """Raise the order."""
+        with self._lock:
+            self._wanted.update(wants)
+            self._fresh.update(wants)
+
+    def clear(self) -> None:
+        """Cancel it."""
+        with self._lock:
+            self._wanted.clear()
+            self._fresh.clear()
+
+    def take(self, queues: Iterable[str] | None) -> dict[str, int]:
+        """Return and remove what is wanted of `queues` and of those raised since; None is all queues."""
+        with self._lock:
+            candidates = set(self._wanted) if queues is None else self._fresh.union(queues)
+            self._fresh.clear()
+            return {q: n for q in candidates if (n := self._wanted.pop(q, 0)) > 0}
+
+    def put_back(self, left: Mapping[str, int]) -> None:
+        """Return what could not be served."""
+        with self._lock:
+            self._wanted.update(left)
+
+
+class Desk:
+    """Implements `writer.Batch` for one process."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.order = Order()
+        self._folder = store.path.with_name(store.path.name + "-live")
+        self._worker: WorkerInfo | None = None
+        self._lease_us = 0
+        self._lease_until_us = 0
+        self._listener: Listener | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._life: LifeLock | None = None
+        self._bell: Bell | None = None
+        self._ear: threading.Thread | None = None
+        self._deaths: DeathWatch | None = None
+        self._watches: dict[int, list[Ack[Outcome]]] = {}
+        self._watched_since_us = 0
+        self._look_all = False
+        # Prepared before the commit, told after it.
+        self._claimed: list[Claimed] = []
+        self._served: dict[str, int] = {}
+        self._stopped: list[Claim] = []
+        self._outcomes: list[tuple[Ack[Outcome], Outcome | None, BaseException | None]] = []
+        self._rings: list[tuple[int, list[str]]] = []
+        self._peers: dict[int, str] | None = None
+
+    @property
+    def worker_id(self) -> int:
+        """This process's id in the store; 0 before it has joined."""
+        return 0 if self._worker is None else self._worker.id
+
+    # ------------------------------------------------------------ around one transaction
+
+    def begin(self, connection: sqlite3.Connection) -> Effects:
+        del connection
+        return Effects(self._store.now_us())
+
+    def before_commit(self, connection: sqlite3.Connection, effects: list[Effects]) -> None:
+        ready: set[str] = set().union(*(e.ready for e in effects))
+        renewed = self._serve(connection, ready)
+        counts: Counter[str] = Counter()
+        for effect in effects:
+            counts.update(effect.counts)
+        self.count(connection, counts)
+        hints = self._leave_word(connection, effects)
+        self._settle_watches(connection, effects)
+        if any(self._served.get(q, 0) == 0 for q in ready):  # nobody here, or no slot left here, to take the rest
+            hints |= Hint.READY
+        if any(e.ended for e in effects):
+            hints |= Hint.DONE
+        if renewed or any(e.renewed for e in effects):
+            hints |= Hint.TIMER
+        if self._worker is None and any(e.due_us is not None for e in effects):
+            hints |= Hint.TIMER  # a client may be gone before the time comes
+        if any(e.joined for e in effects):
+            hints |= Hint.PEER
+        if hints:
+            others = time.peers(connection, self.worker_id)
+            if others:
+                self._rings.append((hints, list(others.values())))
+            if hints & Hint.PEER:
+                self._peers = others
+
+    def _serve(self, connection: sqlite3.Connection, ready: set[str]) -> bool:
+        """Claim for the standing order; True when the lease was renewed for it."""
+        worker = self._worker
+        if worker is None:
+            return False
+        wanted = self.order.take(None if self._look_all else ready)
+        self._look_all = False
+        if not wanted:
+            return False
+        effects = Effects(self._store.now_us())
+        left: dict[str, int] = {}
+        for queue, n in wanted.items():
+            tasks = claims.claim(connection, effects, worker_id=worker.id, queue=queue, n=n)
+            self._claimed += tasks
+            self._served[queue] = left[queue] = n - len(tasks)
+        self.order.put_back({q: n for q, n in left.items() if n})
+        if self._claimed and effects.now_us > self._lease_until_us - self._lease_us // 2:
+            self._renew(connection, effects, worker)
+        return effects.renewed
+
+    def _renew(self, connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo) -> None:
+        """Renew the lease with a claim after an idle time; join again if we were taken for dead meanwhile."""
+        self._lease_until_us = effects.now_us + self._lease_us
+        if time.registered(connection, worker.id):
+            time.heartbeat(connection, effects, worker.id, self._lease_us)
+        else:
+            time.join(connection, effects, worker, self._lease_us)
+        effects.renewed = True
+
+    def count(self, connection: sqlite3.Connection, counts: Counter[str]) -> None:
+        """Add to the ledger."""
+        rows = [(n, name) for name, n in counts.items() if n]
+        if rows:
+            connection.executemany(_COUNT, rows)
+
+    def _leave_word(self, connection: sqlite3.Connection, effects: list[Effects]) -> int:
+        """Note attempts that were stopped: ours are told after the commit, those of others through their row."""
+        others: dict[int, list[Claim]] = {}
+        for effect in effects:
+            for worker_id, stopped in effect.stops.items():
+                if worker_id == self.worker_id:
+                    self._stopped += stopped
+                else:
+                    others.setdefault(worker_id, []).extend(stopped)
+        if not others:
+            return 0
+        time.post_stops(connection, others)
+        return Hint.STOP
+
+    def _settle_watches(self, connection: sqlite3.Connection, effects: list[Effects]) -> None:
+        if self._watches:
+            for effect in effects:
+                for task_id in effect.ended:
+                    self._settle(connection, task_id)
+
+    def _settle(self, connection: sqlite3.Connection, task_id: int) -> None:
+        acks = self._watches.get(task_id)
+        if acks:
+            outcome = look.outcome(connection, task_id)
+            if outcome is not None:
+                self._outcomes += [(ack, outcome, None) for ack in acks]
+
+    def after_commit(self, effects: list[Effects]) -> None:
+        claimed, stopped, outcomes, rings, peers = self._forget()
+        if outcomes:
+            done = {id(ack) for ack, _, _ in outcomes}
+            self._watches = {
+                i: left for i, acks in self._watches.items() if (left := [a for a in acks if id(a) not in done])
+            }
+            resolve_all(outcomes)
+        due = [e.due_us for e in effects if e.due_us is not None]
+        if self._loop is not None and (claimed or stopped or due or peers is not None):
+            call_in(self._loop, self._tell, claimed, stopped, min(due, default=None), peers)
+        for hints, addresses in rings:
+            ring(addresses, hints)
+
+    def after_rollback(self) -> None:
+        claimed, *_ = self._forget()
+        self.order.put_back(Counter(task.queue for task in claimed))
+
+    def _forget(
+        self,
+    ) -> tuple[
+        list[Claimed],
+        list[Claim],
+        list[tuple[Ack[Outcome], Outcome | None, BaseException | None]],
+        list[tuple[int, list[str]]],
+        dict[int, str] | None,
+    ]:
+        prepared = self._claimed, self._stopped, self._outcomes, self._rings, self._peers
+        self._claimed, self._stopped, self._outcomes, self._rings, self._peers = [], [], [], [], None
+        self._served = {}
+        return prepared
+
+    def _tell(
+        self, claimed: list[Claimed], stopped: list[Claim], due_us: int | None, peers: dict[int, str] | None
+    ) -> None:
+        """On the listener's loop."""
+        listener = self._listener
+        if listener is None:
+            return
+        if claimed:
+            listener.on_claimed(claimed)
+        if stopped:
+            listener.on_stop(stopped)
+        if due_us is not None:
+            listener.on_due(due_us)
+        if peers is not None:
+            self._watch_peers()
+
+    # ------------------------------------------------------------ joining and leaving
+
+    def join(self, worker: WorkerInfo, listener: Listener, loop: asyncio.AbstractEventLoop, lease_us: int) -> Ack[None]:
+        """Register this process as a worker."""
+
+        def operation(connection: sqlite3.Connection, effects: Effects) -> None:
+            if self._worker is not None and self._worker.role == "worker":
+                raise UsageError("this store object has joined already", fix="open a second store for a second worker")
+            self._register(connection, effects, worker, lease_us)
+            self._listener, self._loop = listener, loop
+            self._peers = time.peers(connection, worker.id)
+
+        return self._store.put(operation)
+
+    def _register(
+        self, connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo, lease_us: int
+    ) -> None:
+        """Take the life lock, open the bell, write the row. A client that becomes a worker gives up its first row."""
+        if self._worker is not None:
+            time.leave(connection, effects, self._worker.id)
+        self._folder.mkdir(exist_ok=True)
+        life = LifeLock.hold(self._folder, str(worker.id))
+        if self._life is not None:
+            self._life.release()
+        self._life = life
+        if self._bell is None:
+            self._bell = Bell.open(self._folder, str(worker.id))
+            self._ear = threading.Thread(target=self._listen, args=(self._bell,), name="sennit-ear", daemon=True)
+            self._ear.start()
+        self._worker = msgspec.structs.replace(worker, bell=self._bell.address, started_us=effects.now_us)
+        self._lease_us = lease_us
+        self._lease_until_us = effects.now_us + lease_us
+        time.join(connection, effects, self._worker, lease_us)
+
+    def _register_as_client(self, connection: sqlite3.Connection, effects: Effects) -> None:
+        """A process that waits for results needs a bell that workers can ring."""
+        client = WorkerInfo(
+            id=reserve(connection, 1)[0], pid=os.getpid(), host=socket.gethostname(), boot_id=boot_id(), role="client"
+        )
+        self._register(connection, effects, client, 0)
+
+    def leave(self) -> Ack[None]:
+        """Unregister."""
+        self.order.clear()
+
+        def operation(connection: sqlite3.Connection, effects: Effects) -> None:
+            if self._worker is not None:
+                time.leave(connection, effects, self._worker.id)
+            self._listener = None
+            self._worker = None
+            if self._deaths is not None and self._loop is not None:
+                call_in(self._loop, self._deaths.close)
+                self._deaths = None
+            self._loop = None
+
+        return self._store.put(operation)
+
+    def close(self) -> None:
+        """Unregister and give up bell and life lock."""
+        self.leave()
+
+        def operation(_connection: sqlite3.Connection, _effects: Effects) -> None:
+            if self._life is not None:
+                self._life.release()
+                self._life = None
+            if self._bell is not None:
+                bell, self._bell = self._bell, None
+                ring([bell.address], 0)  # wakes the ear, which sees that it is over
+
+        self._store.put(operation)
+
+    # ------------------------------------------------------------ hearing
+
+    def _listen(self, bell: Bell) -> None:
+        """The ear: an OS thread that sleeps until another process rings. Ends when the bell is given up."""
+        waiter = select.poll()
+        waiter.register(bell.fileno(), select.POLLIN)
+        while True:
+            waiter.poll()
+            hints = bell.drain()
+            if self._bell is not bell:
+                break
+            if hints:
+                self._store.put(lambda c, fx, hints=hints: self._heard(c, fx, hints))
+        bell.close()
+
+    def _heard(self, connection: sqlite3.Connection, effects: Effects, hints: int) -> None:
+        """Look at what the hints point to."""
+        if hints & Hint.READY:
+            self._look_all = True
+        if hints & Hint.DONE:
+            self._settle_ended_elsewhere(connection, effects)
+        if hints & Hint.STOP:
+            self.tell_stops(connection, effects)
+        if hints & Hint.TIMER:
+            effects.due(effects.now_us)  # the listener fires what is due and learns what is next
+        if hints & Hint.PEER:
+            self._peers = time.peers(connection, self.worker_id)
+
+    def look(self, connection: sqlite3.Connection, effects: Effects) -> None:
+        """Look at everything."""
+        self._heard(connection, effects, Hint.READY | Hint.DONE | Hint.STOP)
+
+    def tell_stops(self, connection: sqlite3.Connection, effects: Effects) -> None:
+        """Take the word that other processes left for us."""
+        del effects
+        if self._worker is not None:
+            self._stopped += time.take_stops(connection, self._worker.id)
+
+    def announce(self, effects: Effects, stored: Effects) -> None:
+        """Adopt the effects of a transaction that was not ours (`submit_in`)."""
+        effects.ready |= stored.ready
+        if stored.due_us is not None:
+            effects.due(stored.due_us)
+
+    def _watch_peers(self) -> None:
+        """On the loop: learn at once when a process of this host dies."""
+        loop, listener = self._loop, self._listener
+        if loop is None or listener is None:
+            return
+        if self._deaths is None:
+            self._deaths = DeathWatch(self._folder, lambda i: listener.on_death(int(i)), loop=loop)
+        here, deaths = socket.gethostname(), self._deaths
+
+        def watch(ack: Ack[list[WorkerInfo]]) -> None:
+            call_in(loop, lambda: [deaths.watch(str(w.id), w.pid) for w in ack.wait() if w.host == here and w.id != self.worker_id])
+
+        self._store.put(lambda c, _: look.workers(c)).add_done_callback(watch)
+
+    def living(self, connection: sqlite3.Connection) -> list[WorkerInfo]:
+        """Return the registered processes, without those of this host that are dead."""
+        here = socket.gethostname()
+        return [w for w in look.workers(connection) if w.host != here or is_alive(self._folder, str(w.id))]
+
+    # ------------------------------------------------------------ watching results
+
+    def watch(self, task_id: int) -> Ack[Outcome]:
+        """Resolve when the task has ended."""
+        ack: Ack[Outcome] = Ack()
+
+        def operation(connection: sqlite3.Connection, effects: Effects) -> Outcome | None:
+            outcome = look.outcome(connection, task_id)
+            if outcome is None:
+                if self._worker is None:
+                    self._register_as_client(connection, effects)
+                if not self._watches:
+                    self._watched_since_us = effects.now_us
+                self._watches.setdefault(task_id, []).append(ack)
+            return outcome
+
+        def looked(first: Ack[Outcome | None]) -> None:
+            try:
+                outcome = first.wait()
+            except Exception as error:  # noqa: BLE001 - handed on to the waiter
+                ack.reject(error)
+            else:
+                if outcome is not None:
+                    ack.resolve(outcome)
+
+        self._store.put(operation).add_done_callback(looked)
+        return ack
+
+    def _settle_ended_elsewhere(self, connection: sqlite3.Connection, effects: Effects) -> None:
+        """Another process finished something: look at what ended since the last look, not at all that is watched."""
+        if not self._watches:
+            return
+        since_us, self._watched_since_us = self._watched_since_us, effects.now_us
+        for task_id, _ in look.ended_since(connection, since_us):
+            self._settle(connection, task_id)

@@ -1,0 +1,38 @@
+"""What one operation of a transaction means for others, told only after the commit."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from sennit.model.task import Claim
+
+
+class Effects:
+    """Collected while an operation runs; dropped with it when it is rolled back.
+
+    Attributes:
+        now_us: the store clock, read once under the write lock, so it grows from commit to commit.
+        ready: queues in which a task became ready.
+        ended: tasks that ended.
+        stops: worker id → attempts that were stopped from outside.
+        due_us: the earliest deadline this operation has set.
+        counts: what to add to the ledger.
+        joined, renewed: a process joined; a lease was renewed after an idle time.
+    """
+
+    __slots__ = ("counts", "due_us", "ended", "joined", "now_us", "ready", "renewed", "stops")
+
+    def __init__(self, now_us: int) -> None:
+        self.now_us = now_us
+        self.ready: set[str] = set()
+        self.ended: list[int] = []
+        self.stops: dict[int, list[Claim]] = {}
+        self.due_us: int | None = None
+        self.counts: Counter[str] = Counter()
+        self.joined = False
+        self.renewed = False
+
+    def due(self, at_us: int) -> None:
+        """Note a deadline."""
+        if self.due_us is None or at_us < self.due_us:
+            self.due_us = at_us

@@ -1,0 +1,395 @@
+"""The reference store: everything the protocol promises, in plain Python, in this process, gone with it.
+
+    MemoryStore ─┐
+    MemoryStore ─┼─► one Database: a lock, the rows, the workers      each MemoryStore stands for one process
+    MemoryStore ─┘
+
+An operation takes the lock, moves rows, and before it lets go serves the standing orders: that is its transaction. It
+refuses before it changes anything, so an error needs no undoing. Acks are resolved after the lock is free, because
+their callbacks are anybody's code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
+
+from sennit.errors import LeaseLost, SennitError, StoreUnavailable, TaskNotFound
+from sennit.model.lifecycle import Event, State
+from sennit.model.task import (
+    AttemptView,
+    Claim,
+    Claimed,
+    Ending,
+    ErrorInfo,
+    Ledger,
+    LogLine,
+    Outcome,
+    Succeeded,
+    TaskSpec,
+    TaskView,
+    WorkerInfo,
+)
+from sennit.store import memory_look as look
+from sennit.store.memory_prune import prune
+from sennit.store.memory_rows import Row
+from sennit.store.memory_seats import Database, Seat, Worker
+from sennit.store.memory_submit import Batch, Plan
+from sennit.store.protocol import Listener
+from sennit.sync.ack import Ack, resolve_all
+from sennit.sync.clock import NowUs, steady_clock, uptime_us, wall_us
+
+T = TypeVar("T")
+
+
+class MemoryStore:
+    """One process's connection to a store in memory; `connect` makes further ones on the same data."""
+
+    url = "memory://"
+
+    def __init__(self, *, now_us: NowUs | None = None) -> None:
+        """Open a new, empty store. `now_us` is its clock, µs since the epoch; by default the steady one."""
+        self._sit_down(Database(now_us or steady_clock(wall_us() - uptime_us())))
+
+    def connect(self) -> MemoryStore:
+        """Return another connection to the same data, as another process would have it."""
+        other = MemoryStore.__new__(MemoryStore)
+        other._sit_down(self._database)  # noqa: SLF001 - same class
+        return other
+
+    def _sit_down(self, database: Database) -> None:
+        self._database = database
+        self._rows = database.rows
+        self._seat = Seat(database)
+        self._closed = False
+        with database.lock:
+            database.seats.append(self._seat)
+
+    def now_us(self) -> int:
+        """Return the store's clock."""
+        return self._database.now_us()
+
+    def close(self) -> None:
+        """Close this connection. Its watches fail; a worker that has not left looks dead to the others."""
+        database, seat = self._database, self._seat
+        abandoned: list[Ack[Outcome]] = []
+        with database.lock:
+            if self._closed:
+                return
+            self._closed = True
+            database.seats.remove(seat)
+            for task_id, watches in database.watches.items():
+                abandoned += [ack for watcher, ack in watches if watcher is seat]
+                database.watches[task_id] = [w for w in watches if w[0] is not seat]
+            if seat.worker_id is not None:
+                for other in database.seats:
+                    other.tell_death(seat.worker_id)
+        resolve_all((ack, None, _closed()) for ack in abandoned)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[int]:
+        """Hold the lock and yield the time; then serve and tell, and without the lock resolve the watches."""
+        database = self._database
+        with database.lock:
+            if self._closed:
+                raise _closed()
+            now_us = database.now_us()
+            yield now_us
+            settled = database.settle(now_us=now_us)
+        resolve_all(settled)
+
+    def _do(self, operation: Callable[[int], T]) -> Ack[T]:
+        try:
+            with self._transaction() as now_us:
+                value = operation(now_us)
+        except SennitError as error:
+            return Ack.failed_with(error)
+        return Ack.done_with(value)
+
+    # ------------------------------------------------------------ handing in
+
+    def take_ids(self, n: int) -> Sequence[int]:
+        """Return fresh ids."""
+        with self._transaction():
+            return list(itertools.islice(self._database.ids, n))
+
+    def submit(self, specs: Sequence[TaskSpec]) -> Ack[list[int]]:
+        """Store all of `specs` or none."""
+
+        def operation(now_us: int) -> list[int]:
+            plan = Plan(self._rows, now_us=now_us)
+            return plan.store(plan.add(specs))
+
+        return self._do(operation)
+
+    def add_children(self, claim: Claim, specs: Sequence[TaskSpec]) -> Ack[list[int]]:
+        """Submit on behalf of a running attempt."""
+
+        def operation(now_us: int) -> list[int]:
+            if self._rows.holder(claim) is None:
+                raise LeaseLost(*claim)
+            plan = Plan(self._rows, now_us=now_us)
+            return plan.store(plan.add(specs))
+
+        return self._do(operation)
+
+    # ------------------------------------------------------------ claiming
+
+    def join(
+        self, worker: WorkerInfo, listener: Listener, loop: asyncio.AbstractEventLoop, *, lease_us: int
+    ) -> Ack[None]:
+        """Register this process."""
+        return self._do(lambda now_us: self._seat.join(Worker(worker, lease_us, now_us + lease_us), listener, loop))
+
+    def leave(self) -> Ack[None]:
+        """Forget the standing order and the registration."""
+        return self._do(lambda _: self._seat.leave())
+
+    def want(self, queue: str, n: int) -> None:
+        """Raise the standing order."""
+        with self._transaction():
+            self._seat.want({queue: n})
+
+    def unwant(self) -> Ack[None]:
+        """Cancel the standing order."""
+        return self._do(lambda _: self._seat.wants.clear())
+
+    def claim(self, worker_id: int, queue: str, n: int) -> Ack[list[Claimed]]:
+        """Take at most `n` ready tasks."""
+        return self._do(lambda now_us: self._database.claim(worker_id, queue, n, now_us=now_us))
+
+    def look(self) -> None:
+        """Serve what can be served; here nothing is ever left unserved."""
+        with self._transaction():
+            pass
+
+    # ------------------------------------------------------------ ending
+
+    def finish(self, endings: Sequence[Ending], *, want: Mapping[str, int] | None = None) -> Ack[list[bool]]:
+        """Record how attempts ended."""
+
+        def operation(now_us: int) -> list[bool]:
+            plan = Plan(self._rows, now_us=now_us)
+            decided = self._decide(endings, plan)
+            if want:
+                self._seat.want(want)
+            for row, ending, children in decided:
+                if row is None:
+                    self._rows.tally["refused"] += 1
+                    continue
+                self._rows.finish(row, ending, now_us=now_us)
+                if children is not None:
+                    plan.store(children)
+            return [row is not None for row, _, _ in decided]
+
+        return self._do(operation)
+
+    def _decide(self, endings: Sequence[Ending], plan: Plan) -> list[tuple[Row | None, Ending, Batch | None]]:
+        """Find out which endings will be accepted, and check their children, before anything is changed."""
+        decided: list[tuple[Row | None, Ending, Batch | None]] = []
+        seen: set[Claim] = set()
+        for ending in endings:
+            claim = ending.claim
+            row = self._rows.holder(claim)
+            if claim in seen or claim.task_id in plan.replaced:
+                row = None
+            seen.add(claim)
+            children = plan.add(ending.children) if row is not None and isinstance(ending, Succeeded) else None
+            decided.append((row, ending, children))
+        return decided
+
+    def save_step(self, claim: Claim, key: str, result: bytes) -> Ack[bool]:
+        """Keep the result of a step."""
+
+        def operation(_: int) -> bool:
+            row = self._rows.holder(claim)
+            if row is None:
+                self._rows.tally["refused"] += 1
+                return False
+            row.steps.setdefault(key, result)
+            return True
+
+        return self._do(operation)
+
+    def resume(self, task_ids: Sequence[int]) -> Ack[list[bool]]:
+        """Make suspended tasks ready again."""
+
+        def resume_one(task_id: int, now_us: int) -> bool:
+            row = self._rows.tasks.get(task_id)
+            if row is None or row.state is not State.SUSPENDED:
+                return False
+            self._rows.make_ready(row, Event.RESUME, now_us=now_us)
+            return True
+
+        return self._do(lambda now_us: [resume_one(i, now_us) for i in task_ids])
+
+    def cancel(self, task_ids: Sequence[int], *, reason: str = "") -> Ack[list[bool]]:
+        """End live tasks as cancelled."""
+
+        def operation(now_us: int) -> list[bool]:
+            found = [self._row(i) for i in task_ids]
+            live = {row.id: row for row in found if row.state.live}
+            error = ErrorInfo(kind="cancelled", message=reason)
+            self._rows.stop(list(live.values()), Event.CANCEL, error, now_us=now_us)
+            return [live.pop(i, None) is not None for i in task_ids]
+
+        return self._do(operation)
+
+    def revive(self, task_ids: Sequence[int]) -> Ack[list[bool]]:
+        """Make failed or cancelled tasks ready again."""
+
+        def revive_one(row: Row, now_us: int) -> bool:
+            if row.state not in (State.FAILED, State.CANCELLED):
+                return False
+            self._rows.revive(row, now_us=now_us)
+            return True
+
+        return self._do(lambda now_us: [revive_one(row, now_us) for row in [self._row(i) for i in task_ids]])
+
+    def _row(self, task_id: int) -> Row:
+        row = self._rows.tasks.get(task_id)
+        if row is None:
+            raise TaskNotFound(task_id)
+        return row
+
+    # ------------------------------------------------------------ time and death
+
+    def heartbeat(self, worker_id: int, lease_us: int) -> Ack[list[Claim]]:
+        """Renew the lease. A worker that was taken for dead is registered again: it has lost all and may go on."""
+
+        def operation(now_us: int) -> list[Claim]:
+            self._seat.renew(worker_id, lease_us, now_us=now_us)
+            return sorted(row.claim for row in self._rows.held.get(worker_id, {}).values())
+
+        return self._do(operation)
+
+    def rescue(self, worker_id: int) -> Ack[int]:
+        """Take back all a dead worker held."""
+        why = f"worker {worker_id}, which ran it, has died"
+        return self._do(lambda now_us: self._database.rescue(worker_id, why, now_us=now_us))
+
+    def fire(self) -> Ack[int | None]:
+        """Do all that is due."""
+
+        def operation(now_us: int) -> int | None:
+            self._rows.fire(now_us=now_us)
+            self._database.rescue_lapsed(now_us=now_us)
+            return self._seat.told_due()
+
+        return self._do(operation)
+
+    # ------------------------------------------------------------ schedules
+
+    def put_schedule(self, name: str, next_us: int) -> Ack[int]:
+        """Remember when a schedule runs next, unless it is known."""
+        return self._do(lambda _: self._database.schedules.setdefault(name, next_us))
+
+    def run_schedule(self, name: str, *, due_us: int, next_us: int, specs: Sequence[TaskSpec]) -> Ack[bool]:
+        """Move a schedule on and submit `specs`, unless another process was first."""
+
+        def operation(now_us: int) -> bool:
+            if self._database.schedules.get(name) != due_us:
+                return False
+            plan = Plan(self._rows, now_us=now_us)
+            plan.store(plan.add(specs))
+            self._database.schedules[name] = next_us
+            return True
+
+        return self._do(operation)
+
+    # ------------------------------------------------------------ looking
+
+    def watch(self, task_id: int) -> Ack[Outcome]:
+        """Resolve when the task has ended."""
+
+        def operation(_: int) -> Ack[Outcome]:
+            row = self._row(task_id)
+            if not row.state.live:
+                return Ack.done_with(look.outcome(row))
+            ack: Ack[Outcome] = Ack()
+            self._database.watches.setdefault(task_id, []).append((self._seat, ack))
+            return ack
+
+        try:
+            with self._transaction() as now_us:
+                return operation(now_us)
+        except SennitError as error:
+            return Ack.failed_with(error)
+
+    def task(self, task_id: int) -> Ack[TaskView]:
+        """Return one task."""
+        return self._do(lambda _: look.view(self._row(task_id), full=True))
+
+    def tasks(
+        self,
+        *,
+        states: Sequence[State] = (),
+        queue: str | None = None,
+        handler: str | None = None,
+        thread_id: str | None = None,
+        limit: int = 100,
+    ) -> Ack[list[TaskView]]:
+        """Return the newest tasks that match, newest first."""
+        return self._do(
+            lambda _: look.select(
+                self._rows, states=states, queue=queue, handler=handler, thread_id=thread_id, limit=limit
+            )
+        )
+
+    def counts(self) -> Ack[dict[str, dict[State, int]]]:
+        """Return queue → state → number of live tasks."""
+        return self._do(lambda _: look.counts(self._rows))
+
+    def attempts(self, task_id: int) -> Ack[list[AttemptView]]:
+        """Return the attempts that ended without success."""
+        return self._do(lambda _: list(self._rows.tasks[task_id].attempts) if task_id in self._rows.tasks else [])
+
+    def log(self, lines: Sequence[LogLine]) -> Ack[None]:
+        """Keep log lines; those of a task that is not stored go nowhere."""
+
+        def operation(_: int) -> None:
+            for line in lines:
+                row = self._rows.tasks.get(line.task_id)
+                if row is not None:
+                    row.logs.append(msgspec.structs.replace(line, seq=next(self._database.log_seqs)))
+
+        return self._do(operation)
+
+    def logs(self, task_id: int, *, after_seq: int = 0, limit: int = 1000) -> Ack[list[LogLine]]:
+        """Return log lines of a task."""
+
+        def operation(_: int) -> list[LogLine]:
+            row = self._rows.tasks.get(task_id)
+            return [] if row is None else [line for line in row.logs if line.seq > after_seq][:limit]
+
+        return self._do(operation)
+
+    def workers(self) -> Ack[list[WorkerInfo]]:
+        """Return the registered processes."""
+
+        def info(worker: Worker) -> WorkerInfo:
+            running = len(self._rows.held.get(worker.info.id, ()))
+            return msgspec.structs.replace(worker.info, expire_us=worker.expire_us, running=running)
+
+        return self._do(lambda _: [info(w) for w in self._database.workers.values() if not w.left])
+
+    def ledger(self) -> Ack[Ledger]:
+        """Return the counts."""
+        return self._do(lambda _: look.ledger(self._rows))
+
+    def verify(self) -> Ack[list[str]]:
+        """Return every broken promise found in the rows."""
+        return self._do(lambda _: look.verify(self._rows))
+
+    def prune(self, *, before_us: int, limit: int) -> Ack[int]:
+        """Delete old ended tasks."""
+        return self._do(lambda now_us: prune(self._rows, before_us=before_us, limit=limit, now_us=now_us))
+
+
+def _closed() -> StoreUnavailable:
+    return StoreUnavailable("this store is closed", why="close() was called on it", fix="open it again")

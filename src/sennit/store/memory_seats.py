@@ -1,0 +1,210 @@
+"""What the connections of one memory store share, and the seat that each of them has at it.
+
+A seat is what one process is to the store: its registration, its standing order and its listener. Listeners are called
+under the lock, so that what they are told comes in the order of the commits; `call_soon_threadsafe` never blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sennit.errors import UsageError
+from sennit.model.task import Claim, Claimed, ErrorInfo, Outcome, WorkerInfo
+from sennit.store.memory_look import outcome
+from sennit.store.memory_rows import Rows
+from sennit.store.protocol import Listener
+from sennit.sync.ack import Ack, call_in
+from sennit.sync.clock import NowUs
+
+Settled = tuple[Ack[Any], Any, BaseException | None]
+
+
+@dataclass(slots=True)
+class Worker:
+    """A registered process. One that left while it held tasks stays, unseen, until they are rescued."""
+
+    info: WorkerInfo
+    lease_us: int
+    expire_us: int
+    left: bool = False
+
+
+class Database:
+    """The data, its lock, and who is connected. Callers of its methods hold the lock."""
+
+    def __init__(self, now_us: NowUs) -> None:
+        self.now_us = now_us
+        self.lock = threading.RLock()
+        self.rows = Rows()
+        self.ids = itertools.count(1)
+        self.log_seqs = itertools.count(1)
+        self.workers: dict[int, Worker] = {}
+        self.schedules: dict[str, int] = {}
+        self.seats: deque[Seat] = deque()  # who was served last is last
+        self.watches: dict[int, list[tuple[Seat, Ack[Outcome]]]] = {}
+
+    def claim(self, worker_id: int, queue: str, n: int, *, now_us: int) -> list[Claimed]:
+        """Claim for a registered worker; a forgotten one gets nothing, because nobody would rescue it."""
+        worker = self.workers.get(worker_id)
+        if worker is None or worker.left:
+            return []
+        if worker.expire_us < now_us + worker.lease_us // 2:
+            worker.expire_us = now_us + worker.lease_us
+        return self.rows.claim(worker_id, queue, n, now_us=now_us)
+
+    def rescue(self, worker_id: int, why: str, *, now_us: int) -> int:
+        """Take back all a worker holds and forget it; its attempts are told, if they can hear it."""
+        held = list(self.rows.held.get(worker_id, {}).values())
+        for row in held:
+            self.rows.stopped.append((worker_id, row.claim))
+            self.rows.crash(row, ErrorInfo(kind="crash", message=why), now_us=now_us)
+        self.workers.pop(worker_id, None)
+        return len(held)
+
+    def rescue_lapsed(self, *, now_us: int) -> None:
+        """Rescue the workers whose lease is over and who hold something."""
+        for worker_id in [i for i, w in self.workers.items() if w.expire_us <= now_us and i in self.rows.held]:
+            self.rescue(worker_id, f"the lease of worker {worker_id}, which ran it, has lapsed", now_us=now_us)
+
+    def next_due_us(self, *, asked_by: int | None) -> int | None:
+        """Return when the next thing is due. A worker's own lease is the business of its heartbeat."""
+        leases = [w.expire_us for i, w in self.workers.items() if i in self.rows.held and i != asked_by]
+        task_due_us = self.rows.next_due_us()
+        return min(leases if task_due_us is None else [task_due_us, *leases], default=None)
+
+    def settle(self, *, now_us: int) -> list[Settled]:
+        """End a transaction: serve the standing orders, tell the listeners; return the watches to resolve."""
+        self._serve(now_us=now_us)
+        rows = self.rows
+        for seat in self.seats:
+            seat.tell(rows.stopped)
+        settled: list[Settled] = []
+        for row in rows.ended:
+            settled += [(ack, outcome(row), None) for _, ack in self.watches.pop(row.id, ())]
+        rows.stopped.clear()
+        rows.ended.clear()
+        return settled
+
+    def _serve(self, *, now_us: int) -> None:
+        """Hand out ready tasks in turns of one, so that nobody's large order starves another's small one."""
+        turns = deque(seat for seat in self.seats if seat.wants)
+        served: dict[Seat, list[Claimed]] = {}
+        while turns:
+            seat = turns.popleft()
+            task = seat.serve_one(now_us=now_us)
+            if task is not None:
+                served.setdefault(seat, []).append(task)
+                turns.append(seat)
+        for seat, tasks in served.items():
+            self.seats.remove(seat)
+            self.seats.append(seat)
+            seat.tell_claimed(tasks)
+
+
+class Seat:
+    """One process at the database. Callers of its methods hold the lock."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._listener: tuple[Listener, asyncio.AbstractEventLoop] | None = None
+        self._told_due_us: int | None = None
+        self.worker: Worker | None = None
+        self.wants: dict[str, int] = {}
+
+    @property
+    def worker_id(self) -> int | None:
+        """The worker that has joined here, or None."""
+        return None if self.worker is None else self.worker.info.id
+
+    def join(self, worker: Worker, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+        """Register a worker.
+
+        Raises:
+            UsageError: another one has joined here.
+        """
+        if self.worker_id not in (None, worker.info.id):
+            raise UsageError(
+                f"this store object is already joined by worker {self.worker_id}",
+                fix="one worker per store object: call leave(), or open another with connect()",
+            )
+        self.worker = self._database.workers[worker.info.id] = worker
+        self._listener, self._told_due_us = (listener, loop), None
+
+    def leave(self) -> None:
+        """Forget the standing order and the registration; what is held keeps its lease."""
+        self.wants.clear()
+        if self.worker is not None:
+            self.worker.left = True
+            if self.worker.info.id not in self._database.rows.held:
+                self._database.workers.pop(self.worker.info.id, None)
+        self.worker = self._listener = None
+
+    def renew(self, worker_id: int, lease_us: int, *, now_us: int) -> None:
+        """Renew a lease; register our own worker again if it was taken for dead."""
+        workers = self._database.workers
+        if self.worker is not None and self.worker_id == worker_id:
+            workers.setdefault(worker_id, self.worker)
+        if worker_id in workers:
+            workers[worker_id].lease_us = lease_us
+            workers[worker_id].expire_us = now_us + lease_us
+
+    def want(self, more: Mapping[str, int]) -> None:
+        """Raise the standing order.
+
+        Raises:
+            UsageError: no worker has joined here.
+        """
+        if self.worker is None:
+            raise UsageError("a standing order needs a worker", fix="call join() first")
+        for queue, n in more.items():
+            if n > 0:
+                self.wants[queue] = self.wants.get(queue, 0) + n
+
+    def serve_one(self, *, now_us: int) -> Claimed | None:
+        """Claim one task for the standing order, or None when nothing fits."""
+        if self.worker is None:
+            return None
+        for queue in self.wants:
+            tasks = self._database.claim(self.worker.info.id, queue, 1, now_us=now_us)
+            if tasks:
+                left = self.wants.pop(queue) - 1
+                if left:
+                    self.wants[queue] = left  # and last: the queues of one order take turns, too
+                return tasks[0]
+        return None
+
+    def tell_claimed(self, tasks: list[Claimed]) -> None:
+        """Pass on what the standing order got."""
+        if self._listener is not None:
+            listener, loop = self._listener
+            call_in(loop, listener.on_claimed, tasks)
+
+    def tell(self, stopped: Sequence[tuple[int, Claim]]) -> None:
+        """Tell the listener which of its attempts were stopped, and of a deadline earlier than it knows."""
+        if self._listener is None:
+            return
+        listener, loop = self._listener
+        mine = [claim for worker_id, claim in stopped if worker_id == self.worker_id]
+        if mine:
+            call_in(loop, listener.on_stop, mine)
+        due_us = self._database.next_due_us(asked_by=self.worker_id)
+        if due_us is not None and (self._told_due_us is None or due_us < self._told_due_us):
+            self._told_due_us = due_us
+            call_in(loop, listener.on_due, due_us)
+
+    def told_due(self) -> int | None:
+        """Return when the next thing is due; from now on only an earlier time is news."""
+        self._told_due_us = self._database.next_due_us(asked_by=self.worker_id)
+        return self._told_due_us
+
+    def tell_death(self, worker_id: int) -> None:
+        """Tell the listener that another process is gone."""
+        if self._listener is not None:
+            listener, loop = self._listener
+            call_in(loop, listener.on_death, worker_id)

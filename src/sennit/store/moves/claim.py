@@ -1,0 +1,38 @@
+"""ready ─► running: the next tasks of a queue, with all a worker needs to run them."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sennit.model.lifecycle import ENDED_CODES, State
+from sennit.model.task import Claimed
+from sennit.store.effects import Effects
+from sennit.store.sql import statements
+
+_NEXT, _TAKE, _DROP, _PARENTS, _STEPS = statements("sqlite", "claim")
+_SUCCEEDED = ENDED_CODES[State.SUCCEEDED]
+
+
+def claim(connection: sqlite3.Connection, effects: Effects, *, worker_id: int, queue: str, n: int) -> list[Claimed]:
+    """Take at most `n` ready tasks of `queue`, in order."""
+    rows = connection.execute(_NEXT, {"queue": queue, "n": n}).fetchall()
+    if not rows:
+        return []
+    last = {"queue": queue, "order_us": rows[-1][1], "id": rows[-1][0]}
+    connection.execute(_TAKE, {**last, "worker_id": worker_id, "now_us": effects.now_us})
+    connection.execute(_DROP, last)
+    return [_claimed(connection, queue, row) for row in rows]
+
+
+def _claimed(connection: sqlite3.Connection, queue: str, row: tuple[object, ...]) -> Claimed:
+    task_id, _, attempt, failures, crashes, handler, payload, options, thread_id, created_us, deadline_us, parents = row
+    task = Claimed(
+        id=task_id, attempt=attempt, failures=failures, crashes=crashes, handler=handler, queue=queue, payload=payload,
+        options=options, thread_id=thread_id, created_us=created_us, deadline_us=deadline_us,
+    )  # type: ignore[arg-type]  # sqlite3 rows are untyped  # fmt: skip
+    if parents:
+        found = connection.execute(_PARENTS, (task_id,)).fetchall()
+        task.parents = tuple(result if state == _SUCCEEDED else None for state, result in found)
+    if task.attempt > 1:
+        task.steps = dict(connection.execute(_STEPS, (task_id,)).fetchall())
+    return task

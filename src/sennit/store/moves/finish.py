@@ -1,0 +1,156 @@
+"""Attempts end: the claim token decides, and the task goes where the ending says."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from itertools import groupby
+from typing import assert_never
+
+from sennit.model.lifecycle import State
+from sennit.model.task import (
+    Cancelled,
+    Claim,
+    Crashed,
+    Ending,
+    ErrorInfo,
+    Failed,
+    GivenBack,
+    Parked,
+    Retried,
+    Slept,
+    Succeeded,
+)
+from sennit.store.effects import Effects
+from sennit.store.moves.end import end, note, release
+from sennit.store.moves.place import make_ready, put_back, schedule
+from sennit.store.moves.submit import submit
+from sennit.store.sql import statements
+
+_RECORD, _DROP_RUNNING = statements("sqlite", "finish")
+_UNRUN, _PARK = statements("sqlite", "unrun")
+_HELD, _DROP_WORKER, _DROP_STOPS = statements("sqlite", "rescue")
+
+
+def finish(connection: sqlite3.Connection, effects: Effects, endings: Sequence[Ending]) -> list[bool]:
+    """Record how attempts ended; True per ending that was accepted."""
+    accepted: list[bool] = []
+    for kind, group in groupby(endings, type):
+        if kind is Succeeded:
+            accepted += _succeed(connection, effects, list(group))  # type: ignore[arg-type]  # groupby loses the type
+        else:
+            accepted += [_end_attempt(connection, effects, ending) for ending in group]
+    effects.counts["refused"] += accepted.count(False)
+    return accepted
+
+
+def _succeed(connection: sqlite3.Connection, effects: Effects, endings: list[Succeeded]) -> list[bool]:
+    """Record successes: two statements for all of them, then the dependants of all of them."""
+    first = {e.claim: n for n, e in reversed(list(enumerate(endings)))}  # a claim can end once, the first time
+    if len(first) < len(endings):
+        once = _succeed(connection, effects, [endings[n] for n in sorted(first.values())])
+        verdict = dict(zip(sorted(first.values()), once, strict=True))
+        return [verdict.get(n, False) for n in range(len(endings))]
+    now_us = effects.now_us
+    recorded = connection.executemany(
+        _RECORD, [(e.result, now_us, e.claim.task_id, e.claim.attempt) for e in endings]
+    ).rowcount
+    accepted = [True] * len(endings)
+    if recorded != len(endings):
+        accepted = [still_held(connection, e.claim) for e in endings]
+        endings = [e for e, ok in zip(endings, accepted, strict=True) if ok]
+    connection.executemany(_DROP_RUNNING, [e.claim for e in endings])
+    ended = [e.claim.task_id for e in endings]
+    effects.ended += ended
+    effects.counts["succeeded"] += len(ended)
+    for ending in endings:
+        if ending.children:
+            submit(connection, effects, ending.children)
+    release(connection, effects, ended)
+    return accepted
+
+
+def _end_attempt(connection: sqlite3.Connection, effects: Effects, ending: Ending) -> bool:
+    """Take one attempt out of `running` and put its task where the ending says."""
+    claim = ending.claim
+    row = connection.execute(_UNRUN, claim).fetchall()
+    if not row:
+        return False
+    failures, crashes, worker_id, queue, place_us, started_us = row[0]
+    task_id, attempt = claim
+    history = (worker_id, started_us)
+    match ending:
+        case Succeeded():
+            raise AssertionError("recorded in batches by _succeed")
+        case Failed(error=error):
+            note(connection, effects, claim, "failed", history, error)
+            end(connection, effects, task_id, State.FAILED, error, (attempt, failures + 1, crashes), history)
+        case Cancelled(reason=reason):
+            error = ErrorInfo(kind="cancelled", message=reason)
+            end(connection, effects, task_id, State.CANCELLED, error, (attempt, failures, crashes), history)
+        case Retried(due_us=due_us, error=error):
+            note(connection, effects, claim, "retried", history, error)
+            effects.counts["retried"] += 1
+            counts = (attempt, failures + 1, crashes)
+            schedule(connection, effects, task_id, due_us=due_us, reason="retry", counts=counts)
+        case Slept(due_us=due_us, reason=reason):
+            counts = (attempt, failures, crashes)
+            schedule(connection, effects, task_id, due_us=due_us, reason=reason, counts=counts)
+        case Parked(reason=reason):
+            connection.execute(_PARK, (task_id, attempt, failures, crashes, reason, effects.now_us))
+        case GivenBack():
+            counts = (attempt, failures, crashes)
+            put_back(connection, effects, task_id, queue=queue, place_us=place_us, counts=counts)
+        case Crashed(error=error):
+            _crash(connection, effects, claim, error, (attempt, failures, crashes + 1), history)
+        case _:
+            assert_never(ending)
+    return True
+
+
+def _crash(
+    connection: sqlite3.Connection,
+    effects: Effects,
+    claim: Claim,
+    error: ErrorInfo,
+    counts: tuple[int, int, int],
+    history: tuple[int | None, int | None],
+) -> None:
+    """An attempt's process died; the task is ready again, or poison."""
+    note(connection, effects, claim, "crashed", history, error)
+    effects.counts["crashed"] += 1
+    queue, priority, thread_id, crashes_max = connection.execute(
+        "SELECT queue, priority, thread_id, crashes_max FROM sennit_task WHERE id = ?", (claim.task_id,)
+    ).fetchone()
+    if counts[2] >= crashes_max:
+        poison = ErrorInfo(
+            kind="poison",
+            message=f"its worker died {counts[2]} times while running it; last: {error.message}",
+            fix="find what kills the process (memory, a native crash), then `sennit tasks retry`",
+        )
+        end(connection, effects, claim.task_id, State.FAILED, poison, counts, history)
+    else:
+        make_ready(
+            connection, effects, claim.task_id, queue=queue, priority=priority, thread_id=thread_id, counts=counts
+        )
+
+
+def rescue(connection: sqlite3.Connection, effects: Effects, worker_id: int, message: str) -> list[Claim]:
+    """Take back all a dead worker held, each as one crash, and forget the worker."""
+    held = connection.execute(_HELD, (worker_id,)).fetchall()
+    error = ErrorInfo(kind="crash", message=message)
+    claims = [Claim(row[0], row[1]) for row in held]
+    for claim, row in zip(claims, held, strict=True):
+        connection.execute(_DROP_RUNNING, claim)
+        _crash(connection, effects, claim, error, (row[1], row[2], row[3] + 1), (worker_id, row[4]))
+    connection.execute(_DROP_WORKER, (worker_id,))
+    connection.execute(_DROP_STOPS, (worker_id,))
+    return claims
+
+
+def still_held(connection: sqlite3.Connection, claim: Claim) -> bool:
+    """True while the claim token is valid."""
+    row = connection.execute(
+        "SELECT 1 FROM sennit_running WHERE id = ? AND attempt = ?", (claim.task_id, claim.attempt)
+    ).fetchone()
+    return row is not None

@@ -1,0 +1,144 @@
+"""A batch of tasks is handed in.
+
+    nothing ─► waiting (open parents) | scheduled (delay) | ready
+
+Functions over a connection inside a transaction, so `submit_in` can run them in the caller's own.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from sennit.errors import DuplicateKey, UnknownDependency
+from sennit.model.graph import order_batch
+from sennit.model.lifecycle import ENDED_BY_CODE, State
+from sennit.model.order import order_us
+from sennit.model.task import ErrorInfo, TaskSpec
+from sennit.store.effects import Effects
+from sennit.store.moves.end import pull_and_end
+from sennit.store.moves.place import READY, TIMER, Tags
+from sennit.store.sql import statements
+
+_TASK, _EDGE, _WAITING, _DEADLINE = statements("sqlite", "submit")
+
+_STATE = "SELECT state FROM sennit_task WHERE id = ?"
+_BY_KEY = "SELECT id, state FROM sennit_task WHERE handler = ? AND key = ?"
+_BY_CHILD_KEY = "SELECT id FROM sennit_task WHERE parent_id = ? AND child_key = ?"
+_DROP_KEY = "UPDATE sennit_task SET key = NULL WHERE id = ?"
+
+
+def submit(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> list[int]:
+    """Store `specs`, all or none; return their ids.
+
+    Raises:
+        UnknownDependency, CyclicDependency, DuplicateKey: the caller rolls back.
+    """
+    if all(not s.parents and s.key is None and s.child_key is None for s in specs):
+        _insert(connection, effects, specs)
+    else:
+        for spec in _in_order(specs):
+            _submit_one(connection, effects, spec)
+    return [s.ref.id for s in specs]
+
+
+def _in_order(specs: Sequence[TaskSpec]) -> list[TaskSpec]:
+    """Return the batch with every parent before its dependants."""
+    by_id = {s.ref.id: s for s in specs}
+    return [by_id[i] for i in order_batch({s.ref.id: [p.id for p in s.parents] for s in specs})]
+
+
+def _submit_one(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec) -> None:
+    if _exists(connection, effects, spec):
+        return
+    parents = [p.id for p in spec.parents]
+    states = {p: _state_of(connection, p) for p in set(parents)}
+    unknown = tuple(sorted(p for p, state in states.items() if state is None))
+    if unknown:
+        raise UnknownDependency(unknown)
+    need = sum(states[p] is State.READY for p in parents)
+    _insert(connection, effects, [spec], need=need)
+    task_id = spec.ref.id
+    connection.executemany(_EDGE, [(p, task_id, pos) for pos, p in enumerate(parents)])
+    for p in parents:
+        state = states[p]
+        if state in {State.FAILED, State.CANCELLED} and spec.on_parent_failed != "run":
+            error = ErrorInfo(kind=f"parent_{state}", message=f"its parent task {p} has {state} already")
+            ended = State.FAILED if spec.on_parent_failed == "fail" else State.CANCELLED
+            pull_and_end(connection, effects, task_id, ended, error)
+            return
+
+
+def _exists(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec) -> bool:
+    """True, with the Ref set to the stored task, when this submit finds one by its key."""
+    if spec.child_key is not None:
+        row = connection.execute(_BY_CHILD_KEY, (spec.parent_id, spec.child_key)).fetchone()
+        if row is not None:
+            spec.ref.id = row[0]
+            return True
+    if spec.key is None:
+        return False
+    row = connection.execute(_BY_KEY, (spec.handler, spec.key)).fetchone()
+    if row is None:
+        return False
+    stored_id, state = row
+    match spec.on_conflict:
+        case "existing":
+            spec.ref.id = stored_id
+            return True
+        case "reject":
+            raise DuplicateKey(spec.handler, spec.key, stored_id)
+        case "replace":
+            connection.execute(_DROP_KEY, (stored_id,))
+            if not state:
+                error = ErrorInfo(kind="cancelled", message=f"replaced by task {spec.ref.id} with the same key")
+                pull_and_end(connection, effects, stored_id, State.CANCELLED, error)
+            return False
+
+
+def _state_of(connection: sqlite3.Connection, task_id: int) -> State | None:
+    """Return the ended state, READY for any open one (a parent is open or not), None when unknown."""
+    row = connection.execute(_STATE, (task_id,)).fetchone()
+    return None if row is None else ENDED_BY_CODE.get(row[0], State.READY)
+
+
+def _insert(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec], *, need: int = 0) -> None:
+    """Write the wide rows and place each task; `need` open parents hold it back (for a batch of one)."""
+    now_us = effects.now_us
+    connection.executemany(
+        _TASK,
+        [
+            (
+                s.ref.id, s.handler, s.queue, s.priority, s.thread_id, s.key, s.parent_id, s.child_key, len(s.parents),
+                s.on_parent_failed, s.payload, s.options, s.crashes_max, s.delay_us,
+                now_us + s.deadline_us if s.deadline_us else None, now_us,
+            )
+            for s in specs
+        ],
+    )  # fmt: skip
+    effects.counts["submitted"] += len(specs)
+    limits = [
+        (now_us + limit_us, s.ref.id, kind)
+        for s in specs
+        for limit_us, kind in ((s.deadline_us, "deadline"), (s.queue_timeout_us, "queue_timeout"))
+        if limit_us
+    ]
+    if limits:
+        connection.executemany(_DEADLINE, limits)
+        effects.due(min(limits)[0])
+    if need:
+        connection.execute(_WAITING, (specs[0].ref.id, need))
+        return
+    at_once = [s for s in specs if not s.delay_us]
+    if at_once:
+        tags = Tags(connection, now_us)
+        connection.executemany(
+            READY,
+            [(s.queue, order_us(s.priority, now_us=now_us, tag_us=tags.take(s.thread_id)), s.ref.id, 0, 0, 0) for s in at_once],
+        )
+        tags.save()
+        effects.ready.update({s.queue for s in at_once})
+    if len(at_once) < len(specs):
+        later = [(now_us + s.delay_us, s.ref.id, 0, 0, 0, "delay") for s in specs if s.delay_us]
+        connection.executemany(TIMER, later)
+        effects.due(min(later)[0])

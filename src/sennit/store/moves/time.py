@@ -1,0 +1,104 @@
+"""Time passes and processes die: timers, time limits, leases, retention."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sennit.model.lifecycle import State
+from sennit.model.task import Claim, ErrorInfo, WorkerInfo, encode
+from sennit.store.effects import Effects
+from sennit.store.moves.end import pull_and_end
+from sennit.store.moves.finish import rescue
+from sennit.store.moves.place import make_ready
+from sennit.store.sql import statements
+
+_TIMERS, _DROP_TIMER, _LIMITS, _DROP_LIMIT, _STARTED, _LAPSED, _NEXT_DUE = statements("sqlite", "fire")
+_JOIN, _RENEW, _RENEW_HALF, _HELD, _STOPS, _DROP_STOPS, _PEERS, _LEAVE, _STOP = statements("sqlite", "worker")
+_OLD, *_FORGET = statements("sqlite", "prune")
+
+
+def fire(connection: sqlite3.Connection, effects: Effects, *, worker_id: int) -> int | None:
+    """Do all that is due; return when the next is."""
+    now_us = effects.now_us
+    for due_us, task_id, attempt, failures, crashes, queue, priority, thread_id in connection.execute(
+        _TIMERS, (now_us,)
+    ).fetchall():
+        connection.execute(_DROP_TIMER, (due_us, task_id))
+        counts = (attempt, failures, crashes)
+        make_ready(connection, effects, task_id, queue=queue, priority=priority, thread_id=thread_id, counts=counts)
+    for due_us, task_id, kind in connection.execute(_LIMITS, (now_us,)).fetchall():
+        connection.execute(_DROP_LIMIT, (due_us, task_id, kind))
+        _limit_passed(connection, effects, task_id, kind)
+    for (lapsed_id,) in connection.execute(_LAPSED, (now_us,)).fetchall():
+        lost = rescue(connection, effects, lapsed_id, "the lease of its worker lapsed (frozen, or its host is gone)")
+        effects.stops.setdefault(lapsed_id, []).extend(lost)
+    next_us: int | None = connection.execute(_NEXT_DUE, (worker_id,)).fetchone()[0]
+    return next_us
+
+
+def _limit_passed(connection: sqlite3.Connection, effects: Effects, task_id: int, kind: str) -> None:
+    row = connection.execute(_STARTED, (task_id,)).fetchone()
+    if row is None or row[0]:  # pruned, or ended in time
+        return
+    if kind == "queue_timeout" and row[1]:
+        return
+    what = "was not started within its queue_timeout_s" if kind == "queue_timeout" else "passed its deadline_s"
+    pull_and_end(connection, effects, task_id, State.FAILED, ErrorInfo(kind=kind, message=f"it {what}"))
+
+
+def join(connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo, lease_us: int) -> None:
+    """Register a process."""
+    expire_us = effects.now_us + lease_us
+    connection.execute(_JOIN, (worker.id, expire_us, lease_us, worker.pid, worker.host, worker.bell, encode(worker)))
+    effects.joined = True
+
+
+def leave(connection: sqlite3.Connection, effects: Effects, worker_id: int) -> None:
+    """Unregister a process that holds nothing; one that does stays, to be rescued."""
+    del effects
+    connection.execute(_LEAVE, (worker_id,))
+
+
+def heartbeat(connection: sqlite3.Connection, effects: Effects, worker_id: int, lease_us: int) -> list[Claim]:
+    """Renew the lease; return what is held."""
+    connection.execute(_RENEW, {"now_us": effects.now_us, "lease_us": lease_us, "id": worker_id})
+    return [Claim(*row) for row in connection.execute(_HELD, (worker_id,)).fetchall()]
+
+
+def renew_if_half_used(connection: sqlite3.Connection, effects: Effects, worker_id: int) -> None:
+    """Renew the lease of a worker that claims after being idle; others then arm a timer for its new end."""
+    if connection.execute(_RENEW_HALF, {"now_us": effects.now_us, "id": worker_id}).rowcount:
+        effects.renewed = True
+
+
+def registered(connection: sqlite3.Connection, worker_id: int) -> bool:
+    """True while the worker has its row; it loses it by being rescued."""
+    return connection.execute("SELECT 1 FROM sennit_worker WHERE id = ?", (worker_id,)).fetchone() is not None
+
+
+def post_stops(connection: sqlite3.Connection, stops: dict[int, list[Claim]]) -> None:
+    """Leave word for other processes that attempts of theirs were stopped."""
+    connection.executemany(_STOP, [(w, *claim) for w, claims in stops.items() for claim in claims])
+
+
+def take_stops(connection: sqlite3.Connection, worker_id: int) -> list[Claim]:
+    """Return and forget the word left for this process."""
+    found = [Claim(*row) for row in connection.execute(_STOPS, (worker_id,)).fetchall()]
+    if found:
+        connection.execute(_DROP_STOPS, (worker_id,))
+    return found
+
+
+def peers(connection: sqlite3.Connection, worker_id: int) -> dict[int, str]:
+    """Return the bells of all other processes."""
+    return dict(connection.execute(_PEERS, (worker_id,)).fetchall())
+
+
+def prune(connection: sqlite3.Connection, effects: Effects, *, before_us: int, limit: int) -> int:
+    """Delete ended tasks that nobody needs any more."""
+    old = connection.execute(_OLD, {"before_us": before_us, "n": limit}).fetchall()
+    for statement in _FORGET:
+        connection.executemany(statement, old)
+    connection.execute("DELETE FROM sennit_fair WHERE tag_us < ?", (effects.now_us,))
+    effects.counts["pruned"] += len(old)
+    return len(old)

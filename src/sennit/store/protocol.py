@@ -1,0 +1,236 @@
+"""What a store promises. Each sentence of a docstring here has a test of its name in `sennit.testing.contract`.
+
+A store keeps every open task in exactly one narrow table (`model.lifecycle.TABLES`) and moves it in one transaction
+per call. Methods return an `Ack`: it resolves only after the commit, so what was acknowledged is durable. They may be
+called from any OS thread and never block it (`take_ids` may, for one commit).
+
+A worker does not ask for work again and again: it leaves a *standing order* with `want`, and the store serves it in
+the very transaction that makes a task ready (or as soon after as the backend can), calling `Listener.on_claimed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from sennit.model.lifecycle import State
+from sennit.model.task import (
+    AttemptView,
+    Claim,
+    Claimed,
+    Ending,
+    Ledger,
+    LogLine,
+    Outcome,
+    TaskSpec,
+    TaskView,
+    WorkerInfo,
+)
+from sennit.sync.ack import Ack
+
+
+class Listener(Protocol):
+    """What a store tells the process that joined it; always called on the event loop given to `join`."""
+
+    def on_claimed(self, tasks: list[Claimed]) -> None:
+        """Part of the standing order was served: these attempts are ours."""
+
+    def on_stop(self, claims: list[Claim]) -> None:
+        """These attempts were cancelled or taken back; their writes are refused from now on."""
+
+    def on_due(self, due_us: int) -> None:
+        """A deadline exists at `due_us`, store clock, perhaps earlier than any known before."""
+
+    def on_death(self, worker_id: int) -> None:
+        """The process of this worker has died; what it held can be rescued."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """A durable backend. `testing.contract.StoreContract` runs against SQLite, memory and anybody's own."""
+
+    url: str
+
+    def now_us(self) -> int:
+        """Return the store's clock, µs since the epoch. It does not step when the wall clock does."""
+
+    def close(self) -> None:
+        """Finish what was queued, then release everything. Calls after it raise StoreUnavailable. Idempotent."""
+
+    # ------------------------------------------------------------ handing in
+
+    def take_ids(self, n: int) -> Sequence[int]:
+        """Return `n` task ids that no other call in any process returns, growing."""
+
+    def submit(self, specs: Sequence[TaskSpec]) -> Ack[list[int]]:
+        """Store all of `specs` or none; return their ids.
+
+        A task with open parents waits; with a delay it is scheduled; else it is ready.
+        A parent that has already succeeded does not count as open; one that failed or was cancelled applies
+        `on_parent_failed` at once.
+        Parents may be in the same batch, before or after.
+        With a key that a stored task of the same handler has: `existing` stores nothing and returns that id (also in
+        `spec.ref.id`), `reject` raises DuplicateKey, `replace` cancels the old task if it is live and passes the key on.
+        A child key that a stored task of the same parent has returns that task.
+
+        Raises:
+            UnknownDependency: a parent is neither stored nor in the batch.
+            CyclicDependency: parents inside the batch form a circle.
+            DuplicateKey: see above.
+        """
+
+    def add_children(self, claim: Claim, specs: Sequence[TaskSpec]) -> Ack[list[int]]:
+        """Submit on behalf of a running attempt, before it ends.
+
+        Raises:
+            LeaseLost: the attempt is no longer held; nothing was stored.
+        """
+
+    # ------------------------------------------------------------ claiming
+
+    def join(self, worker: WorkerInfo, listener: Listener, loop: asyncio.AbstractEventLoop, *, lease_us: int) -> Ack[None]:
+        """Register this process; from now on it can claim and is told. One worker per store object."""
+
+    def leave(self) -> Ack[None]:
+        """Forget the standing order and the registration. What is still held stays held until rescued."""
+
+    def want(self, queue: str, n: int) -> None:
+        """Raise the standing order for `queue` by `n` tasks.
+
+        It is served in order: smallest `order_us` first, then smallest id.
+        It is never over-served: at most as many tasks are claimed as were wanted.
+        A task that becomes ready later serves what is left of the order.
+        """
+
+    def unwant(self) -> Ack[None]:
+        """Cancel the whole standing order; after the ack nothing more is claimed for it."""
+
+    def claim(self, worker_id: int, queue: str, n: int) -> Ack[list[Claimed]]:
+        """Take at most `n` ready tasks of `queue`, in order; none twice, by whomever it is called.
+
+        Renews the worker's lease when that is more than half used.
+        """
+
+    def look(self) -> None:
+        """Somebody rang: serve the standing order and the watches from what is stored now."""
+
+    # ------------------------------------------------------------ ending
+
+    def finish(self, endings: Sequence[Ending], *, want: Mapping[str, int] | None = None) -> Ack[list[bool]]:
+        """Record how attempts ended; True per ending that was accepted.
+
+        An ending is accepted once, and only while the attempt is held: False means discard it.
+        Success stores the result and the children, and releases dependants, in one transaction.
+        Failure and cancellation apply `on_parent_failed` to dependants, transitively, in the same transaction:
+        `fail` fails them, `cancel` cancels them, `run` releases them.
+        A retry counts a failure and a crash counts a crash; snooze, sleep, suspension and giving back count nothing.
+        The `crashes_max`-th crash ends the task as failed, kind `poison`.
+        Given back, a task keeps its place in the order.
+
+        Args:
+            want: raise the standing order in the same transaction, after the endings.
+        """
+
+    def save_step(self, claim: Claim, key: str, result: bytes) -> Ack[bool]:
+        """Keep the result of a step, if the attempt is still held; the first result for a key stays.
+
+        Steps come back in `Claimed.steps` of later attempts.
+        """
+
+    def resume(self, task_ids: Sequence[int]) -> Ack[list[bool]]:
+        """Make suspended tasks ready again; False for one that is not suspended."""
+
+    def cancel(self, task_ids: Sequence[int], *, reason: str = "") -> Ack[list[bool]]:
+        """End live tasks as cancelled, whatever state they are in; False for one that has ended.
+
+        A running attempt is told (`Listener.on_stop`) and its writes are refused from then on.
+
+        Raises:
+            TaskNotFound: an id is not in the store; nothing was cancelled.
+        """
+
+    def revive(self, task_ids: Sequence[int]) -> Ack[list[bool]]:
+        """Make failed or cancelled tasks ready again, with fresh counts and their finished steps; False for others.
+
+        Raises:
+            TaskNotFound: an id is not in the store.
+        """
+
+    # ------------------------------------------------------------ time and death
+
+    def heartbeat(self, worker_id: int, lease_us: int) -> Ack[list[Claim]]:
+        """Renew the lease; return what the worker holds now. What it thinks it holds and is not here, it has lost."""
+
+    def rescue(self, worker_id: int) -> Ack[int]:
+        """Take back all a dead worker held, each as one crash; return how many. Harmless when repeated."""
+
+    def fire(self) -> Ack[int | None]:
+        """Do all that is due: scheduled tasks become ready, deadlines and queue time-outs fail tasks, lapsed leases
+        are rescued. Return when the next is due, or None.
+        """
+
+    # ------------------------------------------------------------ schedules
+
+    def put_schedule(self, name: str, next_us: int) -> Ack[int]:
+        """Remember when a schedule runs next, unless it is known; return what holds now. Wall clock, µs."""
+
+    def run_schedule(self, name: str, *, due_us: int, next_us: int, specs: Sequence[TaskSpec]) -> Ack[bool]:
+        """Move a schedule from `due_us` to `next_us` and submit `specs`, in one transaction.
+
+        False, and nothing is stored, when it is not at `due_us` any more: another process was first.
+        """
+
+    # ------------------------------------------------------------ looking
+
+    def watch(self, task_id: int) -> Ack[Outcome]:
+        """Resolve when the task has ended, at once if it has.
+
+        Raises:
+            TaskNotFound: not in the store.
+        """
+
+    def task(self, task_id: int) -> Ack[TaskView]:
+        """Return one task.
+
+        Raises:
+            TaskNotFound: not in the store.
+        """
+
+    def tasks(
+        self,
+        *,
+        states: Sequence[State] = (),
+        queue: str | None = None,
+        handler: str | None = None,
+        thread_id: str | None = None,
+        limit: int = 100,
+    ) -> Ack[list[TaskView]]:
+        """Return the newest tasks that match, newest first, without payload and result."""
+
+    def counts(self) -> Ack[dict[str, dict[State, int]]]:
+        """Return queue → state → number of live tasks."""
+
+    def attempts(self, task_id: int) -> Ack[list[AttemptView]]:
+        """Return the attempts that ended without success, oldest first."""
+
+    def log(self, lines: Sequence[LogLine]) -> Ack[None]:
+        """Keep log lines of attempts."""
+
+    def logs(self, task_id: int, *, after_seq: int = 0, limit: int = 1000) -> Ack[list[LogLine]]:
+        """Return log lines of a task after `after_seq`, oldest first."""
+
+    def workers(self) -> Ack[list[WorkerInfo]]:
+        """Return the processes that have joined and are not known to be dead."""
+
+    def ledger(self) -> Ack[Ledger]:
+        """Return the counts, all of one moment."""
+
+    def verify(self) -> Ack[list[str]]:
+        """Return every broken promise found in the stored rows, as sentences; empty is sound."""
+
+    def prune(self, *, before_us: int, limit: int) -> Ack[int]:
+        """Delete up to `limit` tasks that ended before `before_us`, with all that belongs to them; return how many.
+
+        A task that a live one still needs (as parent) is kept.
+        """

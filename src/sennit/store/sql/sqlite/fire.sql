@@ -1,0 +1,30 @@
+-- fire: scheduled -> ready for all that is due, and the time limits that have passed.
+-- Both reads are ranges of a primary key that starts with due_us.
+
+SELECT m.due_us, m.id, m.attempt, m.failures, m.crashes, t.queue, t.priority, t.thread_id
+  FROM sennit_timer AS m JOIN sennit_task AS t ON t.id = m.id
+ WHERE m.due_us <= ? ORDER BY m.due_us, m.id LIMIT 1000;
+
+DELETE FROM sennit_timer WHERE due_us = ? AND id = ?;
+
+SELECT due_us, id, kind FROM sennit_deadline WHERE due_us <= ? ORDER BY due_us, id LIMIT 1000;
+
+DELETE FROM sennit_deadline WHERE due_us = ? AND id = ? AND kind = ?;
+
+-- is a queue time-out still open? it ends with the first claim
+SELECT t.state, t.attempt + coalesce(q.attempt, m.attempt, p.attempt, r.attempt, 0)
+  FROM sennit_task AS t
+  LEFT JOIN sennit_ready AS q ON q.id = t.id
+  LEFT JOIN sennit_timer AS m ON m.id = t.id
+  LEFT JOIN sennit_parked AS p ON p.id = t.id
+  LEFT JOIN sennit_running AS r ON r.id = t.id
+ WHERE t.id = ?;
+
+SELECT DISTINCT w.id FROM sennit_running AS r JOIN sennit_worker AS w ON w.id = r.worker_id WHERE w.expire_us <= ?;
+
+-- the next deadline of any kind; a worker's own lease is its heartbeat's business
+SELECT min(due_us) FROM (
+  SELECT min(due_us) AS due_us FROM sennit_timer
+  UNION ALL SELECT min(due_us) FROM sennit_deadline
+  UNION ALL SELECT min(w.expire_us) FROM sennit_running AS r JOIN sennit_worker AS w ON w.id = r.worker_id
+             WHERE w.id <> ?);

@@ -1,0 +1,5 @@
+-- place: no narrow table -> ready | timer. The last step of submit, release, retry, sleep, fire and rescue.
+
+INSERT INTO sennit_ready (queue, order_us, id, attempt, failures, crashes) VALUES (?, ?, ?, ?, ?, ?);
+
+INSERT INTO sennit_timer (due_us, id, attempt, failures, crashes, reason) VALUES (?, ?, ?, ?, ?, ?);

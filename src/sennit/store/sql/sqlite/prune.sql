@@ -1,0 +1,21 @@
+-- prune: deletes ended tasks in a small batch, oldest first, by the index on done_us.
+-- Keeps one that an open task still needs: as parent (its result is injected) or as child (found again by its key).
+
+SELECT t.id FROM sennit_task AS t
+ WHERE t.done_us < :before_us
+   AND NOT EXISTS (SELECT 1 FROM sennit_edge AS e JOIN sennit_task AS c ON c.id = e.child
+                    WHERE e.parent = t.id AND c.state = 0)
+   AND NOT EXISTS (SELECT 1 FROM sennit_task AS p WHERE p.id = t.parent_id AND p.state = 0)
+ ORDER BY t.done_us LIMIT :n;
+
+DELETE FROM sennit_edge WHERE parent = ?1;
+
+DELETE FROM sennit_edge WHERE child = ?1;
+
+DELETE FROM sennit_step WHERE task_id = ?1;
+
+DELETE FROM sennit_attempt WHERE task_id = ?1;
+
+DELETE FROM sennit_log WHERE task_id = ?1;
+
+DELETE FROM sennit_task WHERE id = ?1;

@@ -1,0 +1,13 @@
+-- submit: nothing -> waiting | scheduled | ready, a whole batch in one transaction.
+-- Each task becomes one wide row, one edge per parent, and one row in the narrow table of its state.
+-- Parents are looked up in the same transaction, so none can end between the look and the commit.
+
+INSERT INTO sennit_task (id, handler, queue, priority, thread_id, key, parent_id, child_key, parents,
+                         on_parent_failed, payload, options, crashes_max, delay_us, deadline_us, created_us)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+INSERT INTO sennit_edge (parent, child, pos) VALUES (?, ?, ?);
+
+INSERT INTO sennit_waiting (id, need) VALUES (?, ?);
+
+INSERT INTO sennit_deadline (due_us, id, kind) VALUES (?, ?, ?);

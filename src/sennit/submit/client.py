@@ -1,0 +1,245 @@
+"""The client: calls become specs, specs go to the store, results come back. Starts no workers.
+
+A client works the same in a script, in an async program, in a notebook cell and inside a body; only the waiting
+differs: where an event loop runs in this OS thread, nothing here blocks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from sennit.errors import ResultTimeout, TaskCancelled, TaskFailed, UsageError
+from sennit.model.lifecycle import State
+from sennit.model.settings import Settings
+from sennit.model.task import ErrorInfo, Outcome, Ref, TaskSpec, TaskView
+from sennit.store.protocol import Store
+from sennit.submit.context import Attempt, current
+from sennit.submit.handle import Handle
+from sennit.submit.registry import Call, Handler
+from sennit.sync.ack import Ack, in_event_loop
+
+_log = logging.getLogger("sennit")
+
+
+class SubmitsInTransaction(Protocol):
+    """A store that can submit in a transaction of the caller."""
+
+    def submit_in(self, connection: sqlite3.Connection, specs: Sequence[TaskSpec]) -> list[int]:
+        """Store `specs` with the caller's commit."""
+
+
+class Client:
+    """Hands in and waits, for one store.
+
+    Args:
+        store: returns the open store; called as late as the first use.
+        works: True when this very process serves a queue, so nobody needs to be told that no worker does.
+    """
+
+    def __init__(self, store: Callable[[], Store], settings: Settings, works: Callable[[str], bool]) -> None:
+        self._store = store
+        self.settings = settings
+        self._works = works
+
+    # ------------------------------------------------------------ handing in
+
+    def submit_calls(self, calls: Iterable[Call]) -> list[Handle[Any]]:
+        """Hand in several calls, all or none; children when called inside a body."""
+        calls = list(calls)
+        store = self._store()
+        specs = self._specs(calls, store.take_ids(len(calls)))
+        attempt = current()
+        if attempt is not None:
+            for spec in specs:
+                attempt.adopt(spec)
+            return [self._handle(call, spec, None) for call, spec in zip(calls, specs, strict=True)]
+        stored = store.submit(specs)
+        if not in_event_loop():
+            stored.result()
+        return [self._handle(call, spec, stored) for call, spec in zip(calls, specs, strict=True)]
+
+    def submit_in(self, connection: sqlite3.Connection, call: Call) -> Handle[Any]:
+        """Hand in one call as part of the caller's own transaction on the same database.
+
+        Raises:
+            UsageError: the store is not SQLite, or the connection is of another database.
+        """
+        store = self._store()
+        if not hasattr(store, "submit_in"):
+            raise UsageError(f"submit_in needs a SQLite store, and this is {store.url}")
+        specs = self._specs([call], store.take_ids(1))
+        cast(SubmitsInTransaction, store).submit_in(connection, specs)
+        return self._handle(call, specs[0], None)
+
+    def specs(self, calls: Sequence[Call]) -> list[TaskSpec]:
+        """Return what would be handed in, for schedules."""
+        return self._specs(calls, self._store().take_ids(len(calls)))
+
+    def _specs(self, calls: Sequence[Call], ids: Sequence[int]) -> list[TaskSpec]:
+        size_bytes_max = self.settings.payload_bytes_max
+        specs = []
+        for call, task_id in zip(calls, ids, strict=True):
+            options = call.options
+            payload, parents = call.handler.codec.encode(call.args, call.kwargs, size_bytes_max)
+            for handle in options.after:
+                if handle.ref not in parents:
+                    parents.append(handle.ref)
+            specs.append(
+                TaskSpec(
+                    ref=Ref(task_id), handler=call.handler.name, queue=options.queue, payload=payload,
+                    priority=options.priority, parents=tuple(parents), on_parent_failed=options.on_parent_failed,
+                    thread_id=options.thread_id, key=options.key, on_conflict=options.on_conflict,
+                    delay_us=options.delay_us if options.at is None else _us_until(options.at),
+                    queue_timeout_us=options.queue_timeout_us, deadline_us=options.deadline_us,
+                    crashes_max=options.crashes_max, options=options.overrides,
+                )
+            )  # fmt: skip
+        return specs
+
+    def _handle(self, call: Call, spec: TaskSpec, stored: Ack[Any] | None) -> Handle[Any]:
+        return Handle(
+            self, spec.ref, handler=spec.handler, queue=spec.queue, stored=stored, decode=call.handler.codec.decode_result
+        )
+
+    def handle_of(self, task_id: int, handler: Handler | None) -> Handle[Any]:
+        """Return a handle for a task by its id; without a handler its result is plain JSON."""
+        decode = msgspec.json.decode if handler is None else handler.codec.decode_result
+        name, queue = ("", "") if handler is None else (handler.name, handler.options.queue)
+        return Handle(self, Ref(task_id), handler=name, queue=queue, stored=None, decode=decode)
+
+    # ------------------------------------------------------------ waiting
+
+    async def wait_for(self, handle: Handle[Any]) -> Outcome:
+        """Return how the task ended. Inside a body the slot is free meanwhile."""
+        attempt = current()
+        if attempt is not None:
+            flushed = attempt.flush()
+            if flushed is not None:
+                await flushed
+        await handle.stored()
+        watched = self._store().watch(handle.id)
+        if watched.done:
+            return await watched
+        notice = self._notice_later(handle)
+        if attempt is not None:
+            attempt.lend()
+        try:
+            return await watched
+        finally:
+            if attempt is not None:
+                attempt.take_back()
+            if notice is not None:
+                notice.cancel()
+
+    def _notice_later(self, handle: Handle[Any]) -> asyncio.TimerHandle | None:
+        if self._works(handle.queue):
+            return None
+        loop = asyncio.get_running_loop()
+        return loop.call_later(self.settings.no_worker_notice_s, self._notice, handle)
+
+    def wait_for_blocking(self, handle: Handle[Any], timeout_s: float | None) -> Outcome:
+        """The same for sync code."""
+        if in_event_loop():
+            raise UsageError(
+                "result() was called inside a running event loop",
+                why="it would block every other coroutine of this loop",
+                fix="write `await handle` instead of `handle.result()`",
+            )
+        attempt = current()
+        flushed = None if attempt is None else attempt.flush()
+        if flushed is not None:
+            flushed.wait()
+        submitted = handle.submitted()
+        if submitted is not None:
+            submitted.wait()
+        watched = self._store().watch(handle.id)
+        return self._wait_lent(attempt, watched, handle, timeout_s)
+
+    def _wait_lent(
+        self, attempt: Attempt | None, watched: Ack[Outcome], handle: Handle[Any], timeout_s: float | None
+    ) -> Outcome:
+        notice_s = None if self._works(handle.queue) else self.settings.no_worker_notice_s
+        if attempt is not None and not watched.done:
+            attempt.lend()
+        try:
+            if notice_s is not None and (timeout_s is None or timeout_s > notice_s):
+                try:
+                    return watched.wait(notice_s)
+                except TimeoutError:
+                    self._notice(handle)
+                    timeout_s = None if timeout_s is None else timeout_s - notice_s
+            return watched.wait(timeout_s)
+        except TimeoutError:
+            if watched.done:
+                raise
+            raise ResultTimeout(
+                f"task {handle.id} ({handle.handler}) has not ended in time",
+                task_id=handle.id,
+                fix="it goes on; ask again, or cancel it",
+            ) from None
+        finally:
+            if attempt is not None:
+                attempt.take_back()
+
+    def _notice(self, handle: Handle[Any]) -> None:
+        """Say on the log when nobody serves the queue that somebody waits for."""
+        store = self._store()
+
+        def say(workers: Ack[Any]) -> None:
+            serving = [w for w in workers.wait() if w.role == "worker" and handle.queue in w.queues]
+            if not serving:
+                _log.warning(
+                    "task %d (%s) waits and no worker serves queue %r; start one: sennit worker MODULE:APP --db %s",
+                    handle.id, handle.handler, handle.queue, store.url,
+                )  # fmt: skip
+
+        store.workers().add_done_callback(say)
+
+    def value_of(self, handle: Handle[Any], outcome: Outcome) -> Any:
+        """Return the result, or raise what became of the task."""
+        match outcome.state:
+            case State.SUCCEEDED:
+                return handle.decode(outcome.result or b"null")
+            case State.CANCELLED:
+                reason = outcome.error.message if outcome.error else ""
+                raise TaskCancelled(f"task {handle.id} was cancelled", task_id=handle.id, why=reason)
+            case _:
+                error = outcome.error or ErrorInfo(kind="unknown")
+                raise TaskFailed(
+                    task_id=handle.id,
+                    kind=error.kind,
+                    message=error.message,
+                    remote_traceback=error.traceback,
+                    attempts=outcome.attempt,
+                    fix=error.fix,
+                )
+
+    # ------------------------------------------------------------ the rest of a handle
+
+    def cancel_task(self, handle: Handle[Any], reason: str) -> Ack[bool]:
+        """Cancel one task."""
+        answer: Ack[bool] = Ack()
+
+        def answered(all_: Ack[list[bool]]) -> None:
+            try:
+                answer.resolve(all_.wait()[0])
+            except Exception as error:  # noqa: BLE001 - handed on to the waiter
+                answer.reject(error)
+
+        self._store().cancel([handle.id], reason=reason).add_done_callback(answered)
+        return answer
+
+    def view_of(self, handle: Handle[Any]) -> Ack[TaskView]:
+        """Look at one task."""
+        return self._store().task(handle.id)
+
+
+def _us_until(at: datetime) -> int:
+    return max(0, (at - datetime.now(UTC)) // timedelta(microseconds=1))

@@ -1,0 +1,77 @@
+"""The contract of `sennit.store.protocol.Store` as tests: subclass `StoreContract`, say how to open yours, run pytest.
+
+    class TestMyStore(StoreContract):
+        @pytest.fixture
+        def make_store(self, tmp_path: Path, clock: VirtualClock) -> Callable[[], Store]:
+            return lambda: MyStore(tmp_path / "tasks.db", now_us=clock.now_us)
+
+Each call of what `make_store` returns opens the same, at first empty, database again: as another process would. A
+store whose clock cannot be set overrides the fixture `clock` with one that skips; the tests that need time to pass are
+then left out. After every test the rows must verify and the ledger must balance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+
+pytest.register_assert_rewrite(
+    *(f"sennit.testing.contract_{part}" for part in ("tools", "submit", "claim", "finish", "revive", "time", "look"))
+)
+
+# ruff: noqa: E402 - asserts are rewritten, so that they show their values, only in modules imported after this
+from sennit.store.protocol import Store
+from sennit.testing.clock import VirtualClock
+from sennit.testing.contract_claim import ClaimContract
+from sennit.testing.contract_finish import FinishContract
+from sennit.testing.contract_look import LookContract
+from sennit.testing.contract_revive import ReviveContract
+from sennit.testing.contract_submit import SubmitContract
+from sennit.testing.contract_time import TimeContract
+from sennit.testing.contract_tools import Rig, running_loop
+
+__all__ = ["StoreContract", "VirtualClock"]
+
+
+class StoreContract(SubmitContract, ClaimContract, FinishContract, ReviveContract, TimeContract, LookContract):
+    """Every sentence of the protocol's docstrings is a test here."""
+
+    @pytest.fixture
+    def clock(self) -> VirtualClock:
+        """The store's clock; it stands still until a test moves it."""
+        return VirtualClock()
+
+    @pytest.fixture
+    def make_store(self) -> Callable[[], Store]:
+        """Open the store under test; to be overridden."""
+        raise NotImplementedError("override the fixture make_store")
+
+    @pytest.fixture
+    def loop(self) -> Iterator[asyncio.AbstractEventLoop]:
+        """An event loop that runs in an OS thread of its own; listeners are called there."""
+        with running_loop() as loop:
+            yield loop
+
+    @pytest.fixture
+    def open_rig(
+        self, make_store: Callable[[], Store], loop: asyncio.AbstractEventLoop
+    ) -> Iterator[Callable[..., Rig]]:
+        """Open one more process at the store; all are checked and closed at the end."""
+        opened: list[Rig] = []
+
+        def open_rig(*, lease_s: float = 1e6) -> Rig:
+            opened.append(Rig(make_store(), loop, lease_s=lease_s))
+            return opened[-1]
+
+        yield open_rig
+        for rig in opened:
+            rig.check()
+        for rig in opened:
+            rig.store.close()
+
+    @pytest.fixture
+    def rig(self, open_rig: Callable[..., Rig]) -> Rig:
+        """One process, joined as a worker whose lease will not lapse."""
+        return open_rig()

@@ -1,0 +1,393 @@
+"""The contract, part 3: attempts and tasks end."""
+
+# ruff: noqa: D102, S101 - the name of a test is its sentence; asserts are what it is made of
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from sennit.errors import TaskNotFound, UnknownDependency
+from sennit.model.lifecycle import State
+from sennit.model.task import (
+    Cancelled,
+    Claim,
+    Crashed,
+    ErrorInfo,
+    Failed,
+    GivenBack,
+    OnParentFailed,
+    Parked,
+    Retried,
+    Slept,
+    Succeeded,
+)
+from sennit.testing.clock import VirtualClock
+from sennit.testing.contract_tools import BOOM, Rig, got, in_threads
+
+POLICIES: dict[OnParentFailed, State] = {"fail": State.FAILED, "cancel": State.CANCELLED, "run": State.READY}
+
+
+class EndingContract:
+    """How one attempt ends; docstrings of `finish` and `save_step`."""
+
+    def test_success_stores_the_result(self, rig: Rig) -> None:
+        task = rig.start()
+
+        rig.succeed(task, b'{"a":1}')
+
+        view = rig.view(task.id)
+        assert (view.state, view.result, view.attempt, view.error) == (State.SUCCEEDED, b'{"a":1}', 1, None)
+
+    def test_success_stores_the_children_in_the_same_transaction(self, rig: Rig) -> None:
+        task = rig.start()
+        free, bound = rig.spec(parent_id=task.id), rig.spec(parent_id=task.id, after=[task.id])
+
+        assert rig.finish(Succeeded(task.claim, b"3", (free, bound))) == [True]
+
+        assert rig.states(free.ref.id, bound.ref.id) == [State.READY, State.READY]
+        rig.run(free.ref.id)
+        assert rig.run(bound.ref.id).parents == (b"3",)
+
+    def test_when_a_child_is_refused_nothing_of_the_call_is_stored(self, rig: Rig) -> None:
+        one, two = rig.start(), rig.start()
+        bad = Succeeded(two.claim, b"1", (rig.spec(after=[10**12]),))
+
+        with pytest.raises(UnknownDependency):
+            rig.finish(Succeeded(one.claim, b"1", (rig.spec(),)), bad)
+
+        assert rig.states(one.id, two.id) == [State.RUNNING, State.RUNNING]
+        assert got(rig.store.ledger()).submitted == 2
+
+    def test_an_ending_is_accepted_once(self, rig: Rig) -> None:
+        task = rig.start()
+
+        assert rig.finish(Succeeded(task.claim, b"1"), Succeeded(task.claim, b"2")) == [True, False]
+        assert rig.finish(Failed(task.claim, BOOM)) == [False]
+        assert (rig.view(task.id).result, got(rig.store.ledger()).refused) == (b"1", 2)
+
+    def test_an_ending_of_an_attempt_that_is_not_held_is_refused(self, rig: Rig) -> None:
+        task = rig.start()
+        ready = rig.put()
+        strangers = [Claim(task.id, 2), Claim(ready, 0), Claim(ready, 1), Claim(10**12, 1)]
+        endings = [
+            make(claim)
+            for claim in strangers
+            for make in (
+                lambda c: Succeeded(c, b"1", (rig.spec(),)),
+                lambda c: Retried(c, 1, BOOM),
+                lambda c: Crashed(c, BOOM),
+                lambda c: Slept(c, 1),
+                lambda c: Parked(c, ""),
+                GivenBack,
+                Cancelled,
+                lambda c: Failed(c, BOOM),
+            )
+        ]
+
+        assert rig.finish(*endings) == [False] * 32
+
+        assert rig.states(task.id, ready) == [State.RUNNING, State.READY]
+        assert (got(rig.store.ledger()).submitted, got(rig.store.ledger()).refused) == (2, 32)
+
+    def test_eight_that_end_one_attempt_at_once_are_accepted_once(self, open_rig: Callable[..., Rig]) -> None:
+        rigs = open_rig(), open_rig()
+        task = rigs[0].start()
+        accepted: list[bool] = []
+
+        in_threads(8, lambda k: accepted.extend(rigs[k % 2].finish(Succeeded(task.claim, b"%d" % k))))
+
+        assert sorted(accepted) == [False] * 7 + [True]
+
+    def test_a_retry_counts_a_failure_and_makes_it_scheduled(self, rig: Rig, clock: VirtualClock) -> None:
+        task = rig.start()
+
+        rig.retry(task, after_s=5)
+
+        view = rig.view(task.id)
+        assert (view.state, view.failures, view.crashes) == (State.SCHEDULED, 1, 0)
+        assert view.due_us == clock.now_us() + 5_000_000
+        clock.advance(5)
+        got(rig.store.fire())
+        again = rig.run(task.id)
+        assert (again.attempt, again.failures, got(rig.store.ledger()).retried) == (2, 1, 1)
+
+    def test_a_crash_counts_a_crash_and_makes_it_ready_at_once(self, rig: Rig) -> None:
+        task = rig.start()
+
+        assert rig.finish(Crashed(task.claim, BOOM)) == [True]
+
+        again = rig.run(task.id)
+        assert (again.attempt, again.failures, again.crashes, got(rig.store.ledger()).crashed) == (2, 0, 1, 1)
+
+    def test_the_last_allowed_crash_is_poison(self, rig: Rig) -> None:
+        task = rig.start(crashes_max=2)
+        rig.finish(Crashed(task.claim, BOOM))
+
+        rig.finish(Crashed(rig.run(task.id).claim, BOOM))
+
+        view = rig.view(task.id)
+        assert (view.state, view.crashes, view.error and view.error.kind) == (State.FAILED, 2, "poison")
+        assert (got(rig.store.ledger()).crashed, got(rig.store.ledger()).failed) == (2, 1)
+
+    def test_snooze_sleep_suspension_and_giving_back_count_nothing(self, rig: Rig, clock: VirtualClock) -> None:
+        task = rig.start()
+        rig.finish(Slept(task.claim, clock.now_us() + 1, "snooze"))
+        assert (rig.state(task.id), rig.view(task.id).reason) == (State.SCHEDULED, "snooze")
+        clock.advance(1)
+        got(rig.store.fire())
+        rig.finish(Parked(rig.run(task.id).claim, "ask"))
+        assert (rig.state(task.id), rig.view(task.id).reason) == (State.SUSPENDED, "ask")
+        got(rig.store.resume([task.id]))
+        rig.finish(GivenBack(rig.run(task.id).claim))
+        assert rig.state(task.id) is State.READY
+
+        again = rig.run(task.id)
+
+        assert (again.attempt, again.failures, again.crashes) == (4, 0, 0)
+        ledger = got(rig.store.ledger())
+        assert (ledger.retried, ledger.crashed, ledger.refused) == (0, 0, 0)
+
+    def test_given_back_a_task_keeps_its_place_in_the_order(self, rig: Rig, clock: VirtualClock) -> None:
+        first = rig.start(priority=2)
+        clock.advance(1)
+        rig.put()
+        clock.advance(1)
+
+        rig.finish(GivenBack(first.claim))
+
+        assert rig.claim()[0].id == first.id
+
+    def test_failed_is_the_end(self, rig: Rig) -> None:
+        task = rig.start()
+
+        rig.fail(task)
+
+        assert (rig.state(task.id), rig.view(task.id).error) == (State.FAILED, BOOM)
+
+    def test_a_handler_may_cancel_its_own_task(self, rig: Rig) -> None:
+        task = rig.start()
+
+        assert rig.finish(Cancelled(task.claim, "not wanted")) == [True]
+
+        view = rig.view(task.id)
+        assert (view.state, view.error) == (State.CANCELLED, ErrorInfo(kind="cancelled", message="not wanted"))
+
+    # ------------------------------------------------------------ steps
+
+    def test_steps_come_back_in_later_attempts_and_the_first_result_stays(self, rig: Rig) -> None:
+        task = rig.start()
+        assert [got(rig.store.save_step(task.claim, k, v)) for k, v in (("a", b"1"), ("a", b"2"), ("b", b"3"))]
+        rig.finish(GivenBack(task.claim))
+
+        assert rig.run(task.id).steps == {"a": b"1", "b": b"3"}
+
+    def test_a_step_of_an_attempt_that_is_not_held_is_refused(self, rig: Rig) -> None:
+        task = rig.start()
+        rig.finish(GivenBack(task.claim))
+        again = rig.run(task.id)
+
+        assert not got(rig.store.save_step(task.claim, "a", b"1"))
+        assert not got(rig.store.save_step(Claim(10**12, 1), "a", b"1"))
+        rig.finish(GivenBack(again.claim))
+        assert (rig.run(task.id).steps, got(rig.store.ledger()).refused) == ({}, 2)
+
+
+class CascadeContract:
+    """What the end of a task means for those that wait for it."""
+
+    def test_success_releases_dependants_when_the_last_parent_is_done(self, rig: Rig) -> None:
+        parents = [rig.start() for _ in range(3)]
+        child = rig.put(after=[p.id for p in parents])
+        for n, parent in enumerate(parents):
+            assert rig.view(child).waiting_for == 3 - n
+            rig.succeed(parent, b"%d" % n)
+
+        assert rig.run(child).parents == (b"0", b"1", b"2")
+
+    @pytest.mark.parametrize("bad", [State.FAILED, State.CANCELLED])
+    @pytest.mark.parametrize("policy", POLICIES)
+    def test_failure_and_cancellation_apply_the_policy_of_each_dependant(
+        self, rig: Rig, policy: OnParentFailed, bad: State
+    ) -> None:
+        parent = rig.start()
+        child = rig.put(after=[parent.id], on_parent_failed=policy)
+
+        if bad is State.FAILED:
+            rig.fail(parent)
+        else:
+            got(rig.store.cancel([parent.id]))
+
+        view = rig.view(child)
+        assert view.state is POLICIES[policy]
+        assert (view.error.kind if view.error else "run") in {"run", f"parent_{bad}"}
+
+    @pytest.mark.parametrize("policy", POLICIES)
+    def test_the_policies_go_three_levels_deep(self, rig: Rig, policy: OnParentFailed) -> None:
+        parent = rig.start()
+        levels = [parent.id]
+        for _ in range(3):
+            levels.append(rig.put(after=[levels[-1]], on_parent_failed=policy))
+
+        rig.fail(parent)
+
+        ended = POLICIES[policy]
+        below = [State.READY, State.WAITING, State.WAITING] if policy == "run" else [ended] * 3
+        assert rig.states(*levels) == [State.FAILED, *below]
+
+    def test_the_policies_of_a_mixed_chain_each_decide_for_their_own_task(self, rig: Rig) -> None:
+        parent = rig.start()
+        failed = rig.put(after=[parent.id], on_parent_failed="fail")
+        cancelled = rig.put(after=[failed], on_parent_failed="cancel")
+        run = rig.put(after=[cancelled], on_parent_failed="run")
+        last = rig.put(after=[run])
+
+        rig.fail(parent)
+
+        expected = [State.FAILED, State.CANCELLED, State.READY, State.WAITING]
+        assert rig.states(failed, cancelled, run, last) == expected
+
+    def test_a_chain_of_a_thousand_fails_in_one_call(self, rig: Rig) -> None:
+        parent = rig.start()
+        specs = [rig.spec(after=[parent.id])]
+        for _ in range(999):
+            specs.append(rig.spec(parents=(specs[-1].ref,)))
+        rig.submit(*specs)
+
+        rig.fail(parent)
+
+        assert (got(rig.store.ledger()).failed, got(rig.store.ledger()).live) == (1001, 0)
+
+    def test_a_diamond_ends_its_last_task_once(self, rig: Rig) -> None:
+        top = rig.start()
+        left, right = rig.put(after=[top.id]), rig.put(after=[top.id], on_parent_failed="cancel")
+        bottom = rig.put(after=[left, right])
+
+        rig.fail(top)
+
+        assert rig.states(left, right, bottom) == [State.FAILED, State.CANCELLED, State.FAILED]
+        assert (got(rig.store.ledger()).failed, got(rig.store.ledger()).cancelled) == (3, 1)
+
+    def test_a_diamond_that_succeeds_runs_its_last_task_once(self, rig: Rig) -> None:
+        top = rig.start()
+        sides = [rig.put(after=[top.id]), rig.put(after=[top.id])]
+        bottom = rig.put(after=[top.id, *sides])
+
+        rig.succeed(top, b"0")
+        for side in sides:
+            assert rig.state(bottom) is State.WAITING
+            rig.succeed(rig.run(side), b"1")
+
+        assert rig.run(bottom).parents == (b"0", b"1", b"1")
+        assert rig.claim(5) == []
+
+    def test_run_after_a_failed_and_a_good_parent_has_no_result_of_the_failed_one(self, rig: Rig) -> None:
+        bad, good = rig.start(), rig.start()
+        child = rig.put(after=[bad.id, good.id], on_parent_failed="run")
+
+        rig.fail(bad)
+        assert rig.state(child) is State.WAITING
+        rig.succeed(good, b"2")
+
+        assert rig.run(child).parents == (None, b"2")
+
+    def test_eight_parents_that_end_at_once_release_each_child_once(self, open_rig: Callable[..., Rig]) -> None:
+        rigs, rounds = (open_rig(), open_rig()), 25
+        groups = []
+        for _ in range(rounds):
+            parents = rigs[0].submit(*(rigs[0].spec() for _ in range(8)))
+            rigs[0].submit(*(rigs[0].spec(after=parents, queue="children") for _ in range(4)))
+            groups.append(rigs[0].claim(8))
+        gate = threading.Barrier(8)
+
+        def race(k: int) -> None:
+            for group in groups:
+                gate.wait(10)
+                rigs[k % 2].succeed(group[k])
+
+        in_threads(8, race)
+
+        assert got(rigs[0].store.counts()) == {"children": {State.READY: 4 * rounds}}
+
+
+class FinishContract(EndingContract, CascadeContract):
+    """Docstrings of `resume` and `cancel`."""
+
+    def test_resume_makes_suspended_tasks_ready_and_no_others(self, rig: Rig) -> None:
+        task = rig.start()
+        rig.finish(Parked(task.claim, "ask"))
+        ready = rig.put()
+
+        assert got(rig.store.resume([task.id, ready, 10**12])) == [True, False, False]
+        assert got(rig.store.resume([task.id])) == [False]
+        assert rig.states(task.id, ready) == [State.READY, State.READY]
+
+    def test_a_suspended_task_is_resumed_once_by_four_at_once(self, rig: Rig) -> None:
+        task = rig.start()
+        rig.finish(Parked(task.claim, "ask"))
+        resumed: list[bool] = []
+
+        def resume(_: int) -> None:
+            resumed.append(got(rig.store.resume([task.id])) == [True])
+
+        in_threads(4, resume)
+
+        assert sorted(resumed) == [False, False, False, True]
+
+    def test_cancel_ends_live_tasks_whatever_state_they_are_in(self, rig: Rig) -> None:
+        parked, running = rig.start(), rig.start()
+        rig.finish(Parked(parked.claim, "ask"))
+        ready, scheduled = rig.put(), rig.put(delay_us=9)
+        waiting = rig.put(after=[rig.put(queue="other")])
+        ids = [parked.id, running.id, ready, scheduled, waiting]
+
+        assert got(rig.store.cancel(ids, reason="no need")) == [True] * 5
+
+        assert rig.states(*ids) == [State.CANCELLED] * 5
+        assert rig.view(ready).error == ErrorInfo(kind="cancelled", message="no need")
+        assert rig.claim(9) == []
+
+    def test_cancel_answers_false_for_one_that_has_ended(self, rig: Rig) -> None:
+        ended = [rig.ended_as(s) for s in (State.SUCCEEDED, State.FAILED, State.CANCELLED)]
+        live = rig.put()
+
+        assert got(rig.store.cancel([*ended, live, live])) == [False, False, False, True, False]
+        assert rig.state(ended[0]) is State.SUCCEEDED
+
+    def test_a_parent_and_its_child_cancelled_in_one_call_are_both_cancelled(self, rig: Rig) -> None:
+        parent = rig.put()
+        child = rig.put(after=[parent])
+
+        assert got(rig.store.cancel([parent, child])) == [True, True]
+
+        assert rig.states(parent, child) == [State.CANCELLED, State.CANCELLED]
+
+    def test_a_running_attempt_that_is_cancelled_is_told_and_refused(self, rig: Rig) -> None:
+        task = rig.start()
+
+        got(rig.store.cancel([task.id]))
+
+        rig.heard.wait_for(lambda: rig.heard.stopped == [task.claim])
+        assert rig.finish(Succeeded(task.claim, b"1")) == [False]
+        assert not got(rig.store.save_step(task.claim, "a", b"1"))
+        assert rig.state(task.id) is State.CANCELLED
+
+    def test_an_attempt_cancelled_by_another_process_is_not_held_any_more(self, open_rig: Callable[..., Rig]) -> None:
+        rig, other = open_rig(), open_rig()
+        task = rig.start()
+
+        got(other.store.cancel([task.id]))
+
+        assert got(rig.store.heartbeat(rig.worker_id, rig.lease_us)) == []
+        rig.heard.wait_for(lambda: rig.heard.stopped == [task.claim])
+
+    def test_cancel_of_an_unknown_id_cancels_nothing(self, rig: Rig) -> None:
+        task_id = rig.put()
+
+        with pytest.raises(TaskNotFound) as unknown:
+            got(rig.store.cancel([task_id, 10**12]))
+
+        assert unknown.value.task_id == 10**12
+        assert rig.state(task_id) is State.READY

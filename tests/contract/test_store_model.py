@@ -1,0 +1,270 @@
+"""Both stores, driven with the same operations at the same times, answer the same and hold the same tasks.
+
+The memory store is the model: small enough to read, checked against the table of moves. Whatever sequence hypothesis
+finds in which SQLite does otherwise is a bug in one of them, or a sentence missing in the protocol.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from sennit.errors import SennitError
+from sennit.model.lifecycle import State
+from sennit.model.task import (
+    Cancelled,
+    Claim,
+    Crashed,
+    Ending,
+    ErrorInfo,
+    Failed,
+    GivenBack,
+    Parked,
+    Ref,
+    Retried,
+    Slept,
+    Succeeded,
+    TaskSpec,
+    TaskView,
+    WorkerInfo,
+)
+from sennit.store.memory import MemoryStore
+from sennit.store.protocol import Store
+from sennit.store.sqlite import SqliteStore
+from sennit.sync.ack import Ack
+from sennit.testing.clock import VirtualClock
+from sennit.testing.contract_tools import BOOM, Recorder, got, running_loop
+
+T = TypeVar("T")
+
+SECOND_US = 1_000_000
+LEASE_US = 40 * SECOND_US
+QUEUES = ("q", "r")
+
+# Which of several policies ended a task first is free, and so is its wording.
+POLICIES = frozenset({"parent_failed", "parent_cancelled", "deadline", "queue_timeout"})
+
+pick = st.integers(0, 10**6)
+seconds = st.integers(1, 20).map(lambda s: s * SECOND_US)
+plain = st.fixed_dictionaries(
+    {"queue": st.sampled_from(QUEUES), "priority": st.integers(0, 3)},
+    optional={
+        "thread_id": st.sampled_from("xy"),
+        "delay_us": seconds,
+        "queue_timeout_us": seconds,
+        "deadline_us": seconds,
+        "crashes_max": st.integers(1, 2),
+    },
+)
+keyed = st.fixed_dictionaries(
+    {"key": st.sampled_from("kl"), "on_conflict": st.sampled_from(["existing", "reject", "replace"])},
+    optional={"queue": st.sampled_from(QUEUES), "delay_us": seconds},
+)
+linked = st.fixed_dictionaries(
+    {
+        "on_parent_failed": st.sampled_from(["fail", "run", "cancel"]),
+        "stored": st.lists(pick, max_size=2),
+        "inside": st.lists(pick, max_size=2),
+    },
+    optional={"delay_us": seconds, "queue": st.sampled_from(QUEUES)},
+)
+
+
+def shown(view: TaskView) -> tuple[Any, ...]:
+    """Return what of a task both stores must agree on."""
+    error = None if view.error is None else ("policy" if view.error.kind in POLICIES else view.error.kind)
+    running = (view.worker_id, view.started_us) if view.state is State.RUNNING else None
+    reason = view.reason if view.state in (State.SCHEDULED, State.SUSPENDED) else None
+    counts = (view.attempt, view.failures, view.crashes, view.waiting_for)
+    return (
+        *(view.id, view.state, view.handler, view.queue, view.priority, view.key, view.thread_id, view.parent_id),
+        *(view.created_us, view.due_us, view.done_us, error, running, reason, counts),
+    )
+
+
+class StoresMachine(RuleBasedStateMachine):
+    """Two processes at each store; every operation goes to both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = VirtualClock()
+        self.next_id = self.next_worker_id = 1
+        self.ids: list[int] = []
+        self.claims: list[Claim] = []
+        self.workers = [0, 0]
+        self.stack = ExitStack()
+        self.loop = self.stack.enter_context(running_loop())
+        folder = Path(tempfile.mkdtemp(prefix="sennit-model-"))
+        self.stack.callback(shutil.rmtree, folder)
+        memory = MemoryStore(now_us=self.clock.now_us)
+        self.pairs: list[tuple[Store, ...]] = [
+            (
+                memory.connect(),
+                SqliteStore(folder / "tasks.db", durability="normal", now_us=self.clock.now_us),
+            )
+            for _ in range(2)
+        ]
+        for pair in self.pairs:
+            for store in pair:
+                self.stack.callback(store.close)
+
+    def teardown(self) -> None:
+        self.stack.close()
+
+    def both(self, process: int, call: Callable[[Store], Ack[T]]) -> T | str:
+        """Do the same at each store and compare; return the answer, or the name of the error."""
+        answers: list[T | str] = []
+        for store in self.pairs[process]:
+            try:
+                answers.append(got(call(store)))
+            except SennitError as error:
+                answers.append(type(error).__name__)
+        assert answers[0] == answers[1]
+        return answers[0]
+
+    def submit(self, process: int, make: Callable[[], list[TaskSpec]], *, batch: int) -> None:
+        """Hand in a batch; every store gets Refs of its own, since it may write to them."""
+        first_id = self.next_id
+        self.next_id += batch
+
+        def call(store: Store) -> Ack[list[int]]:
+            self.next_id = first_id
+            return store.submit(make())
+
+        ids = self.both(process, call)
+        self.next_id = first_id + batch
+        if not isinstance(ids, str):
+            self.ids += [i for i in ids if i not in self.ids]
+
+    def spec(self, **options: Any) -> TaskSpec:
+        task_id, self.next_id = self.next_id, self.next_id + 1
+        return TaskSpec(**{"handler": "h", "queue": "q", "payload": b"%d" % task_id} | options, ref=Ref(task_id))
+
+    # ------------------------------------------------------------ the operations
+
+    @initialize()
+    def join(self) -> None:
+        for process in range(2):
+            self.join_one(process)
+
+    def join_one(self, process: int) -> None:
+        worker = WorkerInfo(id=self.next_worker_id, pid=1, host="h", boot_id="b")
+        self.next_worker_id += 1
+        self.workers[process] = worker.id
+        self.both(process, lambda store: store.join(worker, Recorder(), self.loop, lease_us=LEASE_US))
+
+    @rule(process=st.integers(0, 1), tasks=st.lists(plain, min_size=1, max_size=4))
+    def submit_plain(self, process: int, tasks: list[dict[str, Any]]) -> None:
+        self.submit(process, lambda: [self.spec(**options) for options in tasks], batch=len(tasks))
+
+    @rule(process=st.integers(0, 1), options=keyed)
+    def submit_keyed(self, process: int, options: dict[str, Any]) -> None:
+        self.submit(process, lambda: [self.spec(**options)], batch=1)
+
+    @rule(process=st.integers(0, 1), tasks=st.lists(linked, min_size=1, max_size=5), reverse=st.booleans())
+    def submit_graph(self, process: int, tasks: list[dict[str, Any]], *, reverse: bool) -> None:
+        def make() -> list[TaskSpec]:
+            specs: list[TaskSpec] = []
+            for task in tasks:
+                options = {k: v for k, v in task.items() if k not in {"stored", "inside"}}
+                parents = {self.ids[n % len(self.ids)] for n in task["stored"] if self.ids}
+                parents |= {specs[n % len(specs)].ref.id for n in task["inside"] if specs}
+                specs.append(self.spec(**options, parents=tuple(Ref(p) for p in sorted(parents))))
+            return specs[::-1] if reverse else specs
+
+        self.submit(process, make, batch=len(tasks))
+
+    @rule(process=st.integers(0, 1), queue=st.sampled_from(QUEUES), n=st.integers(1, 4))
+    def claim(self, process: int, queue: str, n: int) -> None:
+        tasks = self.both(process, lambda store: store.claim(self.workers[process], queue, n))
+        assert not isinstance(tasks, str)
+        self.claims += [task.claim for task in tasks]
+
+    @precondition(lambda self: self.claims)
+    @rule(
+        process=st.integers(0, 1),
+        which=st.lists(st.tuples(pick, st.sampled_from(["ok", "ok", "fail", "retry", "sleep", "park", "back", "crash", "cancel"])), min_size=1, max_size=3),
+        after_us=seconds,
+    )  # fmt: skip
+    def finish(self, process: int, which: list[tuple[int, str]], after_us: int) -> None:
+        endings = [self.ending(self.claims[-1 - n % len(self.claims)], how, after_us) for n, how in which]
+        self.both(process, lambda store: store.finish(endings))
+
+    def ending(self, claim: Claim, how: str, after_us: int) -> Ending:
+        due_us = self.clock.now_us() + after_us
+        endings: dict[str, Ending] = {
+            "ok": Succeeded(claim, b"%d" % claim.task_id),
+            "fail": Failed(claim, BOOM),
+            "retry": Retried(claim, due_us, BOOM),
+            "sleep": Slept(claim, due_us),
+            "park": Parked(claim, "ask"),
+            "back": GivenBack(claim),
+            "crash": Crashed(claim, ErrorInfo(kind="crash")),
+            "cancel": Cancelled(claim, "no"),
+        }
+        return endings[how]
+
+    @precondition(lambda self: self.claims)
+    @rule(process=st.integers(0, 1), n=pick, key=st.sampled_from("st"), result=st.sampled_from([b"1", b"2"]))
+    def save_step(self, process: int, n: int, key: str, result: bytes) -> None:
+        claim = self.claims[-1 - n % len(self.claims)]
+        self.both(process, lambda store: store.save_step(claim, key, result))
+
+    @precondition(lambda self: self.ids)
+    @rule(process=st.integers(0, 1), n=pick, how=st.sampled_from(["cancel", "revive", "resume"]))
+    def from_outside(self, process: int, n: int, how: str) -> None:
+        task_id = self.ids[n % len(self.ids)]
+        self.both(process, lambda store: getattr(store, how)([task_id]))
+
+    @rule(process=st.integers(0, 1), seconds=st.integers(0, 15))
+    def time_passes(self, process: int, seconds: int) -> None:
+        self.clock.advance(seconds)
+        memory_us, sqlite_us = (got(store.fire()) for store in self.pairs[process])
+        # SQLite keeps the deadline of a task that ended before it: it may wake up once for nothing, but never late.
+        assert memory_us is None or (sqlite_us is not None and self.clock.now_us() < sqlite_us <= memory_us)
+
+    @rule(process=st.integers(0, 1))
+    def heartbeat(self, process: int) -> None:
+        self.both(process, lambda store: store.heartbeat(self.workers[process], LEASE_US))
+
+    @rule(process=st.integers(0, 1))
+    def die_and_start_again(self, process: int) -> None:
+        self.both(process, lambda store: store.leave())
+        self.both(1 - process, lambda store: store.rescue(self.workers[process]))
+        self.join_one(process)
+
+    @rule(process=st.integers(0, 1), age_us=seconds, limit=st.integers(1, 3))
+    def prune(self, process: int, age_us: int, limit: int) -> None:
+        self.both(process, lambda store: store.prune(before_us=self.clock.now_us() - age_us, limit=limit))
+
+    # ------------------------------------------------------------ what always holds
+
+    @invariant()
+    def both_hold_the_same_tasks(self) -> None:
+        memory, sqlite = ([shown(v) for v in got(store.tasks(limit=10**6))] for store in self.pairs[0])
+        assert memory == sqlite
+
+    @invariant()
+    def both_count_the_same(self) -> None:
+        self.both(1, lambda store: store.ledger())
+        self.both(1, lambda store: store.counts())
+
+    @invariant()
+    def both_are_sound(self) -> None:
+        assert self.both(0, lambda store: store.verify()) == []
+        ledger = self.both(0, lambda store: store.ledger())
+        assert not isinstance(ledger, str)
+        assert ledger.balanced, msgspec.structs.asdict(ledger)
+
+
+StoresMachine.TestCase.settings = settings(stateful_step_count=50)
+TestTheStoresAgree = StoresMachine.TestCase

@@ -1,0 +1,177 @@
+"""The report is one page that loads nothing, and no file can write markup into it."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import msgspec
+import pytest
+
+from sennit.cli.demo.analysis import analyse
+from sennit.cli.demo.clones import duplicates
+from sennit.cli.demo.digest import workers
+from sennit.cli.demo.records import Attempt, Finding, Kill, Ledger, PackageSummary, Review, RunReport
+from sennit.cli.demo.report import render_html, render_markdown
+
+EVIL = "<script>alert(1)</script>"
+VOID = {"meta"}
+
+
+def small_run(**changes: object) -> RunReport:
+    block = "".join(f"value_{line} = compute({line}, other)\n" for line in range(8))
+    files = (
+        analyse("shop/a.py", '"""Sells."""\n' + block + "def sell(a, b):\n    return a if a and b else b\n"),
+        analyse("shop/cart/b.py", block + "def pack(): pass\n"),
+        analyse("shop/cart/broken.py", "def f(:\n"),
+    )
+    given: dict[str, object] = {
+        "title": "shop",
+        "root": "src/shop",
+        "command": "sennit demo src/shop",
+        "started_at": "2026-03-01 14:05",
+        "made_with": "sennit 0.1.0",
+        "model": "the local model server",
+        "ledger": Ledger(submitted=9, succeeded=9, retries=2, rate_limited=1, seconds=4.2),
+        "files": files,
+        "duplicates": tuple(duplicates(files)),
+        "reviews": (Review("shop/a.py", "See `sell`.\n\n- one\n- two", "m", 10, 5),),
+        "packages": (PackageSummary("shop", 1, 11, 1, "One file."),),
+        "attempts": (
+            Attempt(1, "analyse", "shop/a.py", 11, 1, 0.0, 0.5, "succeeded"),
+            Attempt(2, "review", "shop/a.py", 11, 1, 0.2, 1.0, "rate_limited"),
+            Attempt(3, "review", "shop/cart/b.py", 12, 1, 0.1, 1.7, "killed"),
+            Attempt(3, "review", "shop/cart/b.py", 11, 2, 1.8, 4.2, "succeeded"),
+        ),
+        "kills": (Kill(12, 1.7),),
+    }
+    return RunReport(**(given | changes))  # type: ignore[arg-type]
+
+
+class Outline(HTMLParser):
+    """Collects tags and attributes, and checks that every element is closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self._open: list[str] = []
+        self.feed(page)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+
+def test_the_page_is_well_formed_and_loads_nothing() -> None:
+    page = render_html(small_run())
+    outline = Outline(page)
+
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "a"} & set(outline.tags)
+    assert not {
+        name for name, _ in outline.attributes if name in {"src", "href", "srcset", "action"} or name[:2] == "on"
+    }
+    assert "default-src 'none'" in page
+    assert not re.search(r"https?://|url\(|@import", page)
+
+
+def test_whatever_a_file_a_model_or_a_command_says_is_shown_and_not_run() -> None:
+    evil = analyse(f"{EVIL}/a.py", f'"""{EVIL}"""\ndef f(a=["{EVIL}"]): pass\n# FIXME {EVIL}\n')
+    run = small_run(
+        title=EVIL,
+        root=EVIL,
+        command=EVIL,
+        started_at=EVIL,
+        made_with=EVIL,
+        model=EVIL,
+        files=(evil,),
+        reviews=(Review(f"{EVIL}/a.py", f"`{EVIL}` {EVIL}\n\n- {EVIL}", EVIL, 1, 1),),
+        packages=(PackageSummary(f"{EVIL.removesuffix('script>')}script>", 1, 1, 1, EVIL),),
+        attempts=(Attempt(1, EVIL, EVIL, 11, 1, 0.0, 0.5, "succeeded"),),
+    )
+
+    page, text = render_html(run), render_markdown(run)
+
+    assert "script" not in Outline(page).tags
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert not re.search(r"(?<!\\)<script", re.sub(r"`[^`]*`", "", text))
+
+
+def test_the_page_tells_the_figures_the_kill_and_the_findings() -> None:
+    page = render_html(small_run())
+
+    for words in (
+        "Nothing was lost, nothing was done twice.",
+        "9 submitted = 9 succeeded + 0 failed + 0 cancelled + 0 live",
+        "✕ kill -9 at 1.70 s",
+        "429, tried again",
+        "shop/a.py:10",
+        "<code>sell</code>",
+        "shop/cart/broken.py:1",
+        "shop/cart/b.py:1–8",
+        "<li>one</li><li>two</li>",
+        "$ sennit demo src/shop",
+    ):
+        assert words in page
+
+
+def test_a_ledger_that_does_not_balance_is_said_first() -> None:
+    run = small_run(ledger=Ledger(submitted=9, succeeded=8, lost=1))
+
+    assert "The ledger does not balance: 1 lost, 0 duplicated." in render_html(run)
+    assert "9 submitted ≠ 8 succeeded" in render_markdown(run)
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_a_run_without_files_attempts_or_reviews_still_has_a_report(render: object) -> None:
+    run = small_run(files=(), duplicates=(), reviews=(), packages=(), attempts=(), kills=())
+
+    assert callable(render)
+    assert "shop" in render(run)
+
+
+def test_the_markdown_holds_the_same_facts() -> None:
+    text = render_markdown(small_run())
+
+    for words in (
+        "# shop, read by a fleet",
+        "9 tasks, 1 kill (-9), 2 retried, 1 rate limited (429), 0 lost, 0 duplicated, 4.2 s",
+        "| 12 | 1 | 1.60 | killed with -9 at 1.70 s |",
+        "| `sell` | `shop/a.py:10` | 3 | 2 |",
+        "- error: `shop/cart/broken.py:1`",
+        "8 lines of code: `shop/a.py:2-9`, `shop/cart/b.py:1-8`",
+    ):
+        assert words in text
+
+
+def test_attempts_of_one_worker_that_overlap_stand_in_different_lanes() -> None:
+    lanes = {
+        worker.pid: [[attempt.task_id for attempt in lane] for lane in worker.lanes] for worker in workers(small_run())
+    }
+
+    assert lanes == {11: [[1, 3], [2]], 12: [[3]]}
+
+
+def test_a_long_list_of_findings_is_cut_and_says_so() -> None:
+    findings = tuple(Finding("shop/a.py", line, "todo", "FIXME: x", "note") for line in range(1, 251))
+    report = analyse("shop/a.py", "x = 1\n")
+    run = small_run(files=(type(report)(path="shop/a.py", lines=250, code_lines=1, findings=findings),))
+
+    assert "and 50 findings more" in render_html(run)
+    assert "and 50 findings more" in render_markdown(run)
+
+
+def test_a_run_report_survives_the_way_through_the_store() -> None:
+    run = small_run()
+
+    assert msgspec.json.decode(msgspec.json.encode(run), type=RunReport) == run
