@@ -198,6 +198,9 @@ def test_a_pid_that_somebody_else_has_now_does_not_hide_a_death(tmp_path: Path, 
         wait_alive(worker)
         worker.kill()
         worker.wait()
+        # As after a reuse: the file and the row name the same pid, and a process of that pid lives.
+        path = tmp_path / "w1.alive"
+        path.write_text(path.read_text().replace(str(worker.pid), str(os.getpid()), 1))
         deaths = Deaths(tmp_path)
         deaths.watch.watch("w1", os.getpid())
         return await deaths.queue.get()

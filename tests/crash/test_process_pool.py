@@ -153,7 +153,7 @@ async def wait_until(holds: Callable[[], bool]) -> None:
 
 async def wait_for_pids(folder: Path) -> list[int]:
     await wait_until((folder / "pids").exists)
-    return [int(pid) for pid in (folder / "pids").read_text().split()]  # noqa: ASYNC240  a line
+    return [int(pid) for pid in (folder / "pids").read_text().split()]
 
 
 def wait_gone(pid: int) -> None:

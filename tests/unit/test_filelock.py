@@ -54,7 +54,7 @@ def test_a_waiter_comes_before_the_last_writer_comes_again(tmp_path: Path) -> No
             order.append("waiter")
 
     mine.acquire()
-    waiter = threading.Thread(target=write)
+    waiter = threading.Thread(target=write, daemon=True)
     waiter.start()
     with (tmp_path / "pen.gate").open("r+") as gate:
         while _can_lock(gate.fileno()):  # Until the waiter stands in the gate.

@@ -43,7 +43,7 @@ class Claim(NamedTuple):
     attempt: int
 
 
-class TaskSpec(msgspec.Struct, kw_only=True):
+class TaskSpec(msgspec.Struct, kw_only=True, gc=False):
     """What a submitter hands in.
 
     Attributes:

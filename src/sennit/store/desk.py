@@ -94,7 +94,7 @@ class Desk:
         self._claimed: list[Claimed] = []
         self._served: dict[str, int] = {}
         self._stopped: list[Claim] = []
-        self._outcomes: list[tuple[Ack[Outcome], Outcome | None, BaseException | None]] = []
+        self._outcomes: list[tuple[int, Outcome]] = []
         self._rings: list[tuple[int, list[str]]] = []
         self._peers: dict[int, str] | None = None
 
@@ -191,20 +191,15 @@ class Desk:
                     self._settle(connection, task_id)
 
     def _settle(self, connection: sqlite3.Connection, task_id: int) -> None:
-        acks = self._watches.get(task_id)
-        if acks:
+        if task_id in self._watches:
             outcome = look.outcome(connection, task_id)
             if outcome is not None:
-                self._outcomes += [(ack, outcome, None) for ack in acks]
+                self._outcomes.append((task_id, outcome))
 
     def after_commit(self, effects: list[Effects]) -> None:
         claimed, stopped, outcomes, rings, peers = self._forget()
         if outcomes:
-            done = {id(ack) for ack, _, _ in outcomes}
-            self._watches = {
-                i: left for i, acks in self._watches.items() if (left := [a for a in acks if id(a) not in done])
-            }
-            resolve_all(outcomes)
+            resolve_all([(ack, outcome, None) for i, outcome in outcomes for ack in self._watches.pop(i, ())])
         due = [e.due_us for e in effects if e.due_us is not None]
         if self._loop is not None and (claimed or stopped or due or peers is not None):
             call_in(self._loop, self._tell, claimed, stopped, min(due, default=None), peers)
@@ -220,7 +215,7 @@ class Desk:
     ) -> tuple[
         list[Claimed],
         list[Claim],
-        list[tuple[Ack[Outcome], Outcome | None, BaseException | None]],
+        list[tuple[int, Outcome]],
         list[tuple[int, list[str]]],
         dict[int, str] | None,
     ]:

@@ -104,34 +104,38 @@ class Client:
         return specs
 
     def _handle(self, call: Call, spec: TaskSpec, stored: Ack[Any] | None) -> Handle[Any]:
-        return Handle(
-            self, spec.ref, handler=spec.handler, queue=spec.queue, stored=stored, decode=call.handler.codec.decode_result
-        )
+        return Handle(self, spec.ref, spec.handler, spec.queue, stored, call.handler.codec.decode_result)
 
     def handle_of(self, task_id: int, handler: Handler | None) -> Handle[Any]:
         """Return a handle for a task by its id; without a handler its result is plain JSON."""
         decode = msgspec.json.decode if handler is None else handler.codec.decode_result
         name, queue = ("", "") if handler is None else (handler.name, handler.options.queue)
-        return Handle(self, Ref(task_id), handler=name, queue=queue, stored=None, decode=decode)
+        return Handle(self, Ref(task_id), name, queue, None, decode)
 
     # ------------------------------------------------------------ waiting
 
     async def wait_for(self, handle: Handle[Any]) -> Outcome:
         """Return how the task ended. Inside a body the slot is free meanwhile."""
+        return (await self.wait_for_all([handle]))[0]
+
+    async def wait_for_all(self, handles: Sequence[Handle[Any]]) -> list[Outcome]:
+        """Return how several tasks ended, in order; all are watched from the start."""
         attempt = current()
         if attempt is not None:
             flushed = attempt.flush()
             if flushed is not None:
                 await flushed
-        await handle.stored()
-        watched = self._store().watch(handle.id)
-        if watched.done:
-            return await watched
-        notice = self._notice_later(handle)
+        for handle in handles:
+            await handle.stored()
+        store = self._store()
+        watched = [store.watch(handle.id) for handle in handles]
+        if all(ack.done for ack in watched):
+            return [await ack for ack in watched]
+        notice = self._notice_later(handles[0])
         if attempt is not None:
             attempt.lend()
         try:
-            return await watched
+            return [await ack for ack in watched]
         finally:
             if attempt is not None:
                 attempt.take_back()

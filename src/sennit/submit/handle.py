@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from sennit.model.task import Ref, TaskView
@@ -19,6 +19,9 @@ class HandleClient(Protocol):
 
     async def wait_for(self, handle: Handle[Any]) -> Outcome:
         """Return how the task ended."""
+
+    async def wait_for_all(self, handles: Sequence[Handle[Any]]) -> list[Outcome]:
+        """Return how several tasks ended, in order."""
 
     def wait_for_blocking(self, handle: Handle[Any], timeout_s: float | None) -> Outcome:
         """The same, blocking this OS thread."""
@@ -46,7 +49,6 @@ class Handle(Generic[T]):
         self,
         client: HandleClient,
         ref: Ref,
-        *,
         handler: str,
         queue: str,
         stored: Ack[Any] | None,
@@ -119,7 +121,11 @@ class Handles(list[Handle[T]], Generic[T]):
         return self._all().__await__()
 
     async def _all(self) -> list[T]:
-        return [await handle for handle in self]
+        if not self:
+            return []
+        client = self[0]._client  # noqa: SLF001 - same module
+        outcomes = await client.wait_for_all(self)
+        return [client.value_of(handle, outcome) for handle, outcome in zip(self, outcomes, strict=True)]
 
     def result(self, timeout_s: float | None = None) -> list[T]:
         """Block until all have ended; return the results in order.

@@ -20,7 +20,7 @@ from sennit.store.moves.end import pull_and_end
 from sennit.store.moves.place import READY, TIMER, Tags
 from sennit.store.sql import statements
 
-_TASK, _EDGE, _WAITING, _DEADLINE = statements("sqlite", "submit")
+_TASK, _EDGE, _WAITING, _DEADLINE, _READY_RANGE = statements("sqlite", "submit")
 
 _STATE = "SELECT state FROM sennit_task WHERE id = ?"
 _BY_KEY = "SELECT id, state FROM sennit_task WHERE handler = ? AND key = ?"
@@ -117,28 +117,39 @@ def _insert(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Ta
         ],
     )  # fmt: skip
     effects.counts["submitted"] += len(specs)
-    limits = [
-        (now_us + limit_us, s.ref.id, kind)
-        for s in specs
-        for limit_us, kind in ((s.deadline_us, "deadline"), (s.queue_timeout_us, "queue_timeout"))
-        if limit_us
-    ]
-    if limits:
+    limited = [s for s in specs if s.deadline_us or s.queue_timeout_us]
+    if limited:
+        limits = [(now_us + s.deadline_us, s.ref.id, "deadline") for s in limited if s.deadline_us]
+        limits += [(now_us + s.queue_timeout_us, s.ref.id, "queue_timeout") for s in limited if s.queue_timeout_us]
         connection.executemany(_DEADLINE, limits)
         effects.due(min(limits)[0])
     if need:
         connection.execute(_WAITING, (specs[0].ref.id, need))
         return
+    _place(connection, effects, specs)
+
+
+def _place(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
+    """Put tasks without open parents into `ready` or `timer`."""
+    now_us, first, last = effects.now_us, specs[0].ref.id, specs[-1].ref.id
+    alike = {(s.queue, s.priority, s.thread_id, s.delay_us) for s in specs} == {
+        (specs[0].queue, specs[0].priority, None, 0)
+    }
+    if alike and len(specs) > 1 and [s.ref.id for s in specs] == list(range(first, last + 1)):
+        # One fan-out: the whole range in one statement, 1 µs less per task than binding each row.
+        place_us = order_us(specs[0].priority, now_us=now_us)
+        connection.execute(_READY_RANGE, {"place_us": place_us, "first": first, "last": last})
+        effects.ready.add(specs[0].queue)
+        return
+    later = [(now_us + s.delay_us, s.ref.id, 0, 0, 0, "delay") for s in specs if s.delay_us]
+    if later:
+        connection.executemany(TIMER, later)
+        effects.due(min(later)[0])
     at_once = [s for s in specs if not s.delay_us]
     if at_once:
         tags = Tags(connection, now_us)
-        connection.executemany(
-            READY,
-            [(s.queue, order_us(s.priority, now_us=now_us, tag_us=tags.take(s.thread_id)), s.ref.id, 0, 0, 0) for s in at_once],
-        )
+        places = [order_us(s.priority, now_us=now_us, tag_us=tags.take(s.thread_id)) for s in at_once]
+        rows = [(s.queue, place_us, s.ref.id, 0, 0, 0) for s, place_us in zip(at_once, places, strict=True)]
+        connection.executemany(READY, rows)
         tags.save()
         effects.ready.update({s.queue for s in at_once})
-    if len(at_once) < len(specs):
-        later = [(now_us + s.delay_us, s.ref.id, 0, 0, 0, "delay") for s in specs if s.delay_us]
-        connection.executemany(TIMER, later)
-        effects.due(min(later)[0])

@@ -11,3 +11,7 @@ INSERT INTO sennit_edge (parent, child, pos) VALUES (?, ?, ?);
 INSERT INTO sennit_waiting (id, need) VALUES (?, ?);
 
 INSERT INTO sennit_deadline (due_us, id, kind) VALUES (?, ?, ?);
+
+-- a fan-out is one range of ids with one place in the order: as one statement
+INSERT INTO sennit_ready (queue, order_us, id, attempt, failures, crashes)
+SELECT queue, :place_us, id, 0, 0, 0 FROM sennit_task WHERE id BETWEEN :first AND :last;
