@@ -6,8 +6,11 @@ which way is better: `_per_s` up, `_ms`, `_s`, `_mb`, `_percent` down. A name wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
+
+QUICK_DIVISOR: Final = 25
+QUICK_MIN: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,25 +26,33 @@ class Case:
     slots: int = 100
     durability: Literal["full", "normal"] = "full"
 
+    def quick(self) -> Case:
+        """Return the case in the smallest size that still does everything once; its figures mean nothing."""
+        return replace(self, n=min(self.n, max(QUICK_MIN, self.n // QUICK_DIVISOR)))
+
 
 CASES: Final = (
     Case(name="fsync", what="append 4 KiB and fsync; runs in every round, whatever is chosen", n=0),
     Case(name="limits", what="raw SQLite, one and many rows per commit, with and without fsync", n=0),
-    Case(name="throughput_async", what="no-op async tasks in process, submit to recorded", n=20_000),
-    Case(name="throughput_sync", what="no-op sync tasks in process, submit to recorded", n=20_000),
+    Case(name="throughput_async", what="no-op async tasks, submit to recorded, all in one process", n=20_000),
+    Case(name="throughput_sync", what="the same with sync bodies", n=20_000),
     Case(name="throughput_worker", what="no-op tasks from one process to a worker process", n=20_000),
+    Case(name="throughput_workers", what="the same to two worker processes", n=20_000),
     Case(name="bulk", what="submit only, nobody works", n=100_000),
     Case(name="latency_full", what="idle, in process: submit to first line of the body", n=200),
     Case(name="latency_sync", what="the same from sync code to a sync body", n=200),
     Case(name="latency_normal", what="as latency_full, without an fsync per commit", n=200, durability="normal"),
     Case(name="latency_processes", what="idle, submit here to first line in a worker process", n=200),
     Case(name="chain", what="tasks that each wait for the previous one", n=100),
+    Case(name="chain_normal", what="the same without an fsync per commit", n=100, durability="normal"),
     Case(name="fan", what="1 -> n -> 1, submit to start of the join", n=1000),
     Case(name="children", what="a task makes n children and their join: its start to start of the join", n=100),
     Case(name="step", what="memoised calls inside one task", n=500),
     Case(name="waiting", what="tasks that wait 50 ms, 100 at once", n=2000),
-    Case(name="kill", what="kill -9 of a worker amid tasks of 20 ms, 10 at once", n=500, slots=10),
+    Case(name="kill", what="kill -9 of one of two workers amid tasks of 20 ms, 10 at once each", n=500, slots=10),
+    Case(name="kills", what="n kills -9 at random moments among three workers under load", n=50, slots=10),
     Case(name="idle", what="a worker process with nothing to do", n=0),
+    Case(name="idle_pair", what="two processes on one file, a worker and a submitter, with nothing to do", n=0),
     Case(name="memory", what="a worker process beside tasks due in an hour", n=10_000),
     Case(name="version", what="wall time of `--version`", n=10),
 )

@@ -39,6 +39,7 @@ LOG: Final = RUN_DIR / "events.bin"
 NAP_MS_WAITING: Final = 50.0
 NAP_MS_KILL: Final = 20.0
 IDLE_WINDOW_S: Final = 5.0
+PAIR_WINDOW_S: Final = 15.0  # longer than a lease, so that a heartbeat of an idle process would show
 STRACE_WINDOW_S: Final = 3.0
 READY_TIMEOUT_S: Final = 30.0
 DRAIN_TIMEOUT_S: Final = 60.0
@@ -48,7 +49,7 @@ KILL_PATIENCE_S: Final = 10.0  # rivals take from 2 s to never; beyond this a ta
 
 START: Final = 0
 END: Final = 1
-_RECORD: Final = struct.Struct("<qqii")  # 24 bytes: the fields of Hit
+RECORD: Final = struct.Struct("<qqhhi")  # 24 bytes: the fields of Hit
 
 
 class Hit(NamedTuple):
@@ -57,31 +58,32 @@ class Hit(NamedTuple):
     task_id: int
     at_ns: int  # CLOCK_MONOTONIC, shared by all processes
     kind: int
+    attempt: int  # as the body is told; 0 where the side does not tell
     pid: int
 
 
 _log_fd = -1
 
 
-def hit(task_id: int, kind: int = START) -> None:
+def hit(task_id: int, kind: int = START, attempt: int = 0) -> None:
     """Record that the task starts (or ends) now. One write of 24 bytes with O_APPEND, so lines never mix."""
     global _log_fd  # noqa: PLW0603  opened once per process, by whichever body runs first
     now_ns = time.monotonic_ns()
     if _log_fd < 0:
         _log_fd = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    os.write(_log_fd, _RECORD.pack(task_id, now_ns, kind, os.getpid()))
+    os.write(_log_fd, RECORD.pack(task_id, now_ns, kind, attempt, os.getpid()))
 
 
 def hits() -> list[Hit]:
     """Return the whole log in the order of its writes, without a half-written last record."""
     data = LOG.read_bytes() if LOG.exists() else b""
-    whole = len(data) // _RECORD.size * _RECORD.size
-    return [Hit(*fields) for fields in _RECORD.iter_unpack(data[:whole])]
+    whole = len(data) // RECORD.size * RECORD.size
+    return [Hit(*fields) for fields in RECORD.iter_unpack(data[:whole])]
 
 
 def hit_count() -> int:
     """Return the number of records; cheap enough to be asked every millisecond."""
-    return LOG.stat().st_size // _RECORD.size if LOG.exists() else 0
+    return LOG.stat().st_size // RECORD.size if LOG.exists() else 0
 
 
 def clear_hits() -> None:
@@ -283,23 +285,23 @@ def _cpu_s(pids: Iterable[int]) -> float:
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
 
 
-def idle_figures(pid: int) -> Figures:
-    """Watch an idle process tree; strace comes after the other window, because it disturbs what it watches.
+def idle_figures(*pids: int, window_s: float = IDLE_WINDOW_S) -> Figures:
+    """Watch idle process trees; strace comes after the other window, because it disturbs what it watches.
 
     strace counts one interrupted call for each OS thread that blocks when it attaches, so its figure is the calls
     beyond the number of OS threads.
     """
-    pids = process_tree(pid)
-    switches, cpu_s = _switches(pids), _cpu_s(pids)
-    time.sleep(IDLE_WINDOW_S)
+    members = [member for pid in pids for member in process_tree(pid)]
+    switches, cpu_s = _switches(members), _cpu_s(members)
+    time.sleep(window_s)
     figures = {
-        "cpu_percent": 100 * (_cpu_s(pids) - cpu_s) / IDLE_WINDOW_S,
-        "switches_in_5_s": _switches(pids) - switches,
-        "os_threads": sum(1 for member in pids for _ in Path(f"/proc/{member}/task").iterdir()),
+        "cpu_percent": 100 * (_cpu_s(members) - cpu_s) / window_s,
+        f"switches_in_{window_s:.0f}_s": _switches(members) - switches,
+        "os_threads": sum(1 for member in members for _ in Path(f"/proc/{member}/task").iterdir()),
     }
     strace = shutil.which("strace")
     if strace:
-        figures["syscalls_in_3_s"] = max(0, _syscalls(strace, pids) - int(figures["os_threads"]))
+        figures["syscalls_in_3_s"] = max(0, _syscalls(strace, members) - int(figures["os_threads"]))
     return figures
 
 
@@ -354,13 +356,13 @@ def _held(pids: Container[int]) -> set[int]:
     return {line.task_id for line in log if line.pid in pids} - {line.task_id for line in log if line.kind == END}
 
 
-def kill_figures(n: int, victim: Worker, heir: Callable[[], Worker]) -> Figures:
+def kill_figures(n: int, victim: Worker, start_another: Callable[[], Worker]) -> Figures:
     """Kill `victim` when half of the log of n naps is written; say what became of the tasks that it held.
 
     Args:
         n: naps with ids 0 to n-1, already submitted; they write 2n records.
-        victim: the worker process to kill.
-        heir: the process that should take over; called right after the kill.
+        victim: one of two worker processes; the other one goes on.
+        start_another: starts a third, as a supervisor would; called right after the kill.
     """
     pids = set(process_tree(victim.pid))
     wait_until(lambda: hit_count() >= n and bool(_held(pids)), timeout_s=DRAIN_TIMEOUT_S, every_s=0.0005)
@@ -368,7 +370,7 @@ def kill_figures(n: int, victim: Worker, heir: Callable[[], Worker]) -> Figures:
     killed_ns = victim.kill()
     held = _held(pids)
     ended = {line.task_id for line in hits() if line.kind == END}
-    with heir():
+    with start_another():
         wait_until(
             lambda: len({line.task_id for line in hits() if line.kind == END}) >= n,
             timeout_s=KILL_PATIENCE_S,
@@ -389,3 +391,21 @@ def kill_figures(n: int, victim: Worker, heir: Callable[[], Worker]) -> Figures:
     if resumed_s:
         figures |= {f"resumed_p{q}_s": percentile(resumed_s, q / 100) for q in (50, 99)}
     return figures
+
+
+def wait_until_both_work(submit_nap: Callable[[], object]) -> None:
+    """Give out naps until two processes have taken some; then the log is empty again.
+
+    Raises:
+        TimeoutError: only one of them takes tasks.
+    """
+    until_s = time.monotonic() + READY_TIMEOUT_S
+    while len({line.pid for line in hits()}) < 2:
+        if time.monotonic() > until_s:
+            message = f"only one of two workers takes tasks; they wrote:\n{worker_log_tail()}"
+            raise TimeoutError(message)
+        before = hit_count()
+        for _ in range(40):
+            submit_nap()
+        wait_for_hits(before + 80, timeout_s=READY_TIMEOUT_S)
+    clear_hits()

@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import harness
-from harness import END, NAP_MS_KILL, NAP_MS_WAITING, RUN_DIR, Figures, Side, Worker, wait_for_hits, wait_until
+import kills as torment
+from harness import END, START, NAP_MS_KILL, NAP_MS_WAITING, RUN_DIR, Figures, Side, Worker, wait_for_hits, wait_until
 
 from sennit import App, step
+from sennit.submit.context import attempt_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from cases import Case
 
-URL: Final = f"sqlite:///{RUN_DIR}/sennit.db"
+DATABASE: Final = f"{RUN_DIR}/sennit.db"
+URL: Final = f"sqlite:///{DATABASE}"
 RESULT_TIMEOUT_S: Final = 60.0
+CRASHES_MAX: Final = 1000  # where workers are killed on purpose: no task is poison because chance hit it three times
+NAP_MS_MAX_KILLS: Final = 100.0  # the bodies among which workers are killed take from 0 to this
 CHAIN_HEAD_DELAY_S: Final = 0.3  # the whole chain is stored before its first task is due
 
 app = App(URL, durability=cast("Any", os.environ["BENCH_DURABILITY"]), slots=int(os.environ["BENCH_SLOTS"]))
@@ -55,7 +62,7 @@ async def join(_: list[int], task_id: int) -> int:
 async def split(n: int) -> None:
     """Make n children and their join; they are stored with the result of this attempt."""
     harness.hit(n + 1)
-    join.submit(noop.map(range(n)), n)
+    join.submit(noop.map(range(n)).as_argument(), n)
 
 
 @app.task
@@ -87,6 +94,16 @@ async def nap_kill(task_id: int) -> int:
     return await harness.async_nap(task_id, NAP_MS_KILL)
 
 
+@app.task(options={"crashes_max": CRASHES_MAX})
+async def nap_kills(ms: float) -> int:
+    """Log the store's own id and the attempt, and return the attempt: what is accepted can be traced to its run."""
+    claimed = attempt_here("the benchmark").task
+    harness.hit(claimed.id, START, claimed.attempt)
+    await asyncio.sleep(ms / 1000)
+    harness.hit(claimed.id, END, claimed.attempt)
+    return claimed.attempt
+
+
 # ------------------------------------------------------------------------------------------------------ in process
 
 
@@ -105,8 +122,7 @@ def in_async_app(work: Callable[[], Coroutine[Any, Any, Figures]]) -> Figures:
 def throughput_async(case: Case) -> Figures:
     async def work() -> Figures:
         began_s = time.perf_counter()
-        for handle in noop.map(range(case.n)):
-            await handle
+        await noop.map(range(case.n))
         return {"n": case.n, "tasks_per_s": case.n / (time.perf_counter() - began_s)}
 
     return in_async_app(work)
@@ -116,8 +132,7 @@ def throughput_sync(case: Case) -> Figures:
     with app:
         sync_noop.submit(-1).result(timeout_s=RESULT_TIMEOUT_S)
         began_s = time.perf_counter()
-        for handle in sync_noop.map(range(case.n)):
-            handle.result(timeout_s=RESULT_TIMEOUT_S)
+        sync_noop.map(range(case.n)).result(timeout_s=RESULT_TIMEOUT_S)
         return {"n": case.n, "tasks_per_s": case.n / (time.perf_counter() - began_s)}
 
 
@@ -153,7 +168,7 @@ def chain(case: Case) -> Figures:
     async def work() -> Figures:
         last = hop.options(delay_s=CHAIN_HEAD_DELAY_S).submit(0)
         for _ in range(case.n - 1):
-            last = hop.submit(last)
+            last = hop.submit(last.as_argument())
         await last
         return harness.hop_figures(case.n)
 
@@ -165,7 +180,7 @@ def fan(case: Case) -> Figures:
         since_ns = time.monotonic_ns()
         head = noop.submit(case.n + 1)
         parts = noop.options(after=[head]).map(range(case.n))
-        await join.submit(parts, case.n)
+        await join.submit(parts.as_argument(), case.n)
         return harness.join_figures(case.n, since_ns=since_ns)
 
     return in_async_app(work)
@@ -196,8 +211,7 @@ def steps(case: Case) -> Figures:
 def waiting(case: Case) -> Figures:
     handles = nap_waiting.map(range(case.n))
     with app:
-        for handle in handles:
-            handle.result(timeout_s=RESULT_TIMEOUT_S)
+        handles.result(timeout_s=RESULT_TIMEOUT_S)
     return harness.nap_figures(case.n, slots=case.slots, ms=NAP_MS_WAITING)
 
 
@@ -219,31 +233,51 @@ def ready_worker() -> Iterator[Worker]:
         yield worker
 
 
+@contextmanager
+def two_ready_workers() -> Iterator[tuple[Worker, Worker]]:
+    """Run two worker processes that have both worked; the log is empty."""
+    with start_worker() as one, start_worker() as other:
+        harness.wait_until_both_work(lambda: nap_kill.submit(-1))
+        yield one, other
+
+
 def wait_until_succeeded(n: int) -> None:
     """Wait until the ledger counts n successes: recorded, not only run.
 
     Raises:
         TimeoutError: it does not within DRAIN_TIMEOUT_S.
     """
-    if not wait_until(lambda: app.ledger().succeeded >= n, timeout_s=harness.DRAIN_TIMEOUT_S):
-        message = f"{app.ledger()} where {n} should have succeeded; the workers wrote:\n{harness.worker_log_tail()}"
+    if not wait_until(lambda: app.ledger().result().succeeded >= n, timeout_s=harness.DRAIN_TIMEOUT_S):
+        ledger = app.ledger().result()
+        message = f"{ledger} where {n} should have succeeded; the workers wrote:\n{harness.worker_log_tail()}"
         raise TimeoutError(message)
+
+
+def drained(case: Case) -> Figures:
+    """Submit no-ops to the workers that are running and wait until all are recorded."""
+    before = app.ledger().result().succeeded
+    began_s = time.perf_counter()
+    noop.map(range(case.n))
+    wait_for_hits(case.n)
+    wait_until_succeeded(before + case.n)
+    return {"n": case.n, "tasks_per_s": case.n / (time.perf_counter() - began_s)}
 
 
 def throughput_worker(case: Case) -> Figures:
     with ready_worker():
-        began_s = time.perf_counter()
-        noop.map(range(case.n))
-        wait_for_hits(case.n)
-        wait_until_succeeded(case.n + 1)
-        return {"n": case.n, "tasks_per_s": case.n / (time.perf_counter() - began_s)}
+        return drained(case)
+
+
+def throughput_workers(case: Case) -> Figures:
+    with two_ready_workers():
+        return drained(case)
 
 
 def bulk(case: Case) -> Figures:
     began_s = time.perf_counter()
     noop.map(range(case.n))
     took_s = time.perf_counter() - began_s
-    return {"n": case.n, "tasks_per_s": case.n / took_s, "missing": case.n - app.ledger().submitted}
+    return {"n": case.n, "tasks_per_s": case.n / took_s, "missing": case.n - app.ledger().result().submitted}
 
 
 def latency_processes(case: Case) -> Figures:
@@ -252,35 +286,50 @@ def latency_processes(case: Case) -> Figures:
 
 
 def kill(case: Case) -> Figures:
-    """Two workers on one file; one is killed, the other finds out by itself and goes on."""
-    with start_worker() as victim, start_worker() as heir:
-        wait_until_both_work()
-        harness.clear_hits()
+    with two_ready_workers() as (victim, _):
         nap_kill.map(range(case.n))
-        figures = harness.kill_figures(case.n, victim, lambda: heir)
-    ledger = app.ledger()
-    counted = ledger.succeeded + ledger.failed + ledger.cancelled + ledger.live
-    return {**figures, "accepted_twice": max(0, counted - ledger.submitted)}
+        return harness.kill_figures(case.n, victim, start_worker)
 
 
-def wait_until_both_work() -> None:
-    """Give out naps until two processes have taken some."""
+class Tormented:
+    """Sennit as `kills.py` sees it."""
 
-    def two_processes() -> bool:
-        before = harness.hit_count()
-        nap_kill.map([-1] * 40)
-        wait_for_hits(before + 80, timeout_s=harness.READY_TIMEOUT_S)
-        return len({line.pid for line in harness.hits()}) > 1
+    def __init__(self) -> None:
+        self._chance = random.Random()
 
-    if not wait_until(two_processes, timeout_s=harness.READY_TIMEOUT_S):
-        message = f"only one of two workers takes tasks; they wrote:\n{harness.worker_log_tail()}"
-        raise TimeoutError(message)
+    def submit(self, n: int) -> list[int]:
+        """Submit n naps of random length."""
+        return [handle.id for handle in nap_kills.map([self._chance.uniform(0, NAP_MS_MAX_KILLS) for _ in range(n)])]
+
+    def start_worker(self) -> Worker:
+        """Start one more worker process."""
+        return start_worker()
+
+
+def kills(case: Case) -> Figures:
+    figures = torment.run(case.n, Tormented(), app.store, database=DATABASE)
+    ledger = app.ledger().result()
+    return {**figures, "ledger_missing": abs(ledger.missing) + ledger.live}
 
 
 def idle(_: Case) -> Figures:
     with ready_worker() as worker:
         time.sleep(1)
         return harness.idle_figures(worker.pid)
+
+
+def idle_pair(_: Case) -> Figures:
+    """Watch a worker and a process that has submitted to it and keeps its store open."""
+    with ready_worker() as worker, Worker([sys.executable, "-c", "import workloads as w; w.submit_and_wait()"]) as client:
+        wait_for_hits(1)
+        time.sleep(1)
+        return harness.idle_figures(worker.pid, client.pid, window_s=harness.PAIR_WINDOW_S)
+
+
+def submit_and_wait() -> None:
+    """Be a process that submits one task, sees its result, and does nothing until killed."""
+    noop.submit(0).result(timeout_s=RESULT_TIMEOUT_S)
+    threading.Event().wait()
 
 
 def memory(case: Case) -> Figures:
@@ -299,18 +348,22 @@ SIDE: Final[Side] = {
     "throughput_async": throughput_async,
     "throughput_sync": throughput_sync,
     "throughput_worker": throughput_worker,
+    "throughput_workers": throughput_workers,
     "bulk": bulk,
     "latency_full": latency,
     "latency_sync": latency_sync,
     "latency_normal": latency,
     "latency_processes": latency_processes,
     "chain": chain,
+    "chain_normal": chain,
     "fan": fan,
     "children": children,
     "step": steps,
     "waiting": waiting,
     "kill": kill,
+    "kills": kills,
     "idle": idle,
+    "idle_pair": idle_pair,
     "memory": memory,
     "version": version,
 }

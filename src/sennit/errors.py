@@ -28,6 +28,7 @@
        ├─ Deadlock                    all tasks wait and no timer is set
        ├─ StepLimit                   too many steps: a livelock
        ├─ UnhandledError              a background task or callback raised and nobody looked
+       ├─ BrokenPromise               a simulated fleet did what must never happen
        └─ SeedFailed                  one seed of a scenario; `fix` is the line that shows it again
 
     Interrupted (BaseException)       unwinds a body; user code must not eat it
@@ -377,6 +378,12 @@ class UnhandledError(SimulationError):
     """A background task or a callback raised and nobody looked; the cause is `__cause__`."""
 
     code = "S903"
+
+
+class BrokenPromise(SimulationError):
+    """A simulated fleet lost, repeated or held up work; the message says which promise is broken."""
+
+    code = "S905"
 
 
 class SeedFailed(SimulationError):

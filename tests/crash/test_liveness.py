@@ -175,7 +175,7 @@ def test_a_kill_is_reported_at_once(tmp_path: Path, start_worker: StartWorker, *
     dead, waited_s = asyncio.run(scenario())
 
     assert dead == "w1"
-    assert waited_s < 5  # Measured 0.5 ms (pidfd) and 0.7 ms (OS thread); the bound is for a loaded machine.
+    assert waited_s < 5  # Measured 1.4 ms (pidfd) and 1.1 ms (OS thread), p50 of 30; the bound is for a loaded machine.
 
 
 def test_a_process_that_died_before_the_watch_is_reported(tmp_path: Path, start_worker: StartWorker) -> None:

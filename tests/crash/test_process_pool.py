@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import subprocess
@@ -93,10 +94,10 @@ def fork_and_return() -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid else 0
 
 
-def fork_and_leave_a_child_behind(pid_path: str) -> None:
-    """A child that goes on after the worker process has crashed."""
-    if os.fork() == 0:
-        Path(pid_path).write_text(str(os.getpid()))
+def fork_and_leave_a_child_behind(pid_path: str, *, in_c: bool) -> None:
+    """A child that goes on after the worker process has crashed, with copies of all its descriptors."""
+    if (ctypes.CDLL(None).fork() if in_c else os.fork()) == 0:
+        write_whole(Path(pid_path), str(os.getpid()))
         signal.pause()
     while not Path(pid_path).exists():
         os.sched_yield()
@@ -337,16 +338,20 @@ def test_a_process_that_ends_without_an_answer_has_crashed(how: str, exitcode: i
     with_pool(scenario)
 
 
-def test_a_crash_is_seen_although_a_forked_child_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_c", [False, True], ids=["by Python", "by C code"])
+def test_a_crash_is_seen_although_a_forked_child_goes_on(tmp_path: Path, *, in_c: bool) -> None:
+    """The child holds the pipe open, so its end says nothing."""
+
     async def scenario(pool: ProcessPool) -> None:
+        payload = msgspec.json.encode([[str(tmp_path / "pid")], {"in_c": in_c}])
         with pytest.raises(WorkerCrashed) as caught:
-            await call(pool, fork_and_leave_a_child_behind, str(tmp_path / "pid"))
+            await pool.run(Job(f"{__name__}:fork_and_leave_a_child_behind", payload))
         assert caught.value.exitcode == 4
-        child = psutil.Process(int((tmp_path / "pid").read_text()))
-        assert child.is_running()
-        child.kill()
 
     with_pool(scenario)
+    child = psutil.Process(int((tmp_path / "pid").read_text()))
+    assert child.is_running()
+    child.kill()
 
 
 def test_an_idle_process_that_is_killed_costs_no_job() -> None:
@@ -439,6 +444,29 @@ def test_kills_at_random_moments_never_mix_up_answers() -> None:
             assert await call(pool, echo, number) == number
 
     with_pool(scenario, processes_max=2)
+
+
+def test_a_process_killed_just_after_its_answer_gets_no_other_job() -> None:
+    """The answer is here, its caller has not run yet: it gets it, but the process is as good as dead."""
+
+    async def scenario(pool: ProcessPool) -> None:
+        answered = 0
+        for number in range(20):
+            one = job(echo, number)
+            await call(pool, echo, "warm")
+            run = asyncio.create_task(pool.run(one))
+            await asyncio.sleep(0)
+            reader: Any = pool._running[one]._reader
+            while not reader._buffer and not run.done():  # noqa: ASYNC110  the moment before it resumes
+                await asyncio.sleep(0)
+            pool.kill(one)
+            (outcome,) = await asyncio.gather(run, return_exceptions=True)
+            answered += isinstance(outcome, bytes)
+
+            assert await call(pool, echo, "next") == "next"
+        assert answered > 0
+
+    with_pool(scenario)
 
 
 def test_closing_ends_running_jobs_and_all_processes(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from sennit.errors import UnknownHandler
-from sennit.sync.forks import drop_after_fork, end_forked_child
+from sennit.sync.forks import end_forked_child
 
 if TYPE_CHECKING:
     import socket
@@ -84,7 +84,7 @@ def main(jobs: socket.socket, life: Connection, runner_ref: str, memory_bytes_ma
     """
     os.setpgid(0, 0)  # Ctrl-C in the terminal is for the parent; and a kill reaches what the body has started.
     threading.Thread(target=_die_with_parent, args=(life,), name="sennit-life", daemon=True).start()
-    pipe = _Pipe(jobs, life)
+    pipe = _Pipe(jobs)
     if memory_bytes_max is not None:
         _limit_memory(memory_bytes_max)
     pipe.send(msgspec.msgpack.encode(Ready()))
@@ -101,12 +101,10 @@ def call_json(function: Callable[..., object], payload: bytes) -> bytes:
 
 
 class _Pipe:
-    """Whole messages over the job socket; what a child of this process must not keep."""
+    """Whole messages over the job socket."""
 
-    def __init__(self, jobs: socket.socket, life: Connection) -> None:
+    def __init__(self, jobs: socket.socket) -> None:
         self._jobs = jobs
-        self._life = life
-        drop_after_fork(self)
 
     def send(self, message: bytes) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # The parent is gone: `receive` sees it next.
@@ -117,11 +115,6 @@ class _Pipe:
         """Return the next message, None at the end."""
         header = self._read(HEADER.size)
         return None if header is None else self._read(HEADER.unpack(header)[0])
-
-    def drop_after_fork(self) -> None:
-        """In a process forked by a body: the parent must see this process end, whoever else goes on."""
-        self._jobs.close()
-        self._life.close()
 
     def _read(self, size_bytes: int) -> bytearray | None:
         message = bytearray(size_bytes)
@@ -222,4 +215,4 @@ def _die_with_parent(life: Connection) -> None:
     """
     with suppress(EOFError, OSError):
         life.recv_bytes()
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    os.killpg(os.getpid(), signal.SIGKILL)  # By our own id: never the group of somebody else.

@@ -1,8 +1,8 @@
 """How an attempt ended, decided from what its body did. Pure.
 
-    returned value ─► Succeeded | Retry, Snooze, Cancel values
-    raised         ─► Retried (policy says when) | Failed
-    interrupted    ─► by time-out: as if it raised TimeoutError;  by shutdown: GivenBack;  from outside: nothing to say
+returned value ─► Succeeded | Retry, Snooze, Cancel values
+raised         ─► Retried (policy says when) | Failed
+interrupted    ─► by time-out: as if it raised TimeoutError;  by shutdown: GivenBack;  from outside: nothing to say
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def options_of(task: Claimed) -> TaskOptions:
 def describe(error: BaseException) -> ErrorInfo:
     """Return an exception as plain data. Never fails, whatever the exception's own `__str__` does."""
     if isinstance(error, BodyFailed):
-        return ErrorInfo(kind=error.kind, message=error.message, traceback=error.remote_traceback[-TRACEBACK_CHARS_MAX:])
+        return ErrorInfo(
+            kind=error.kind, message=error.message, traceback=error.remote_traceback[-TRACEBACK_CHARS_MAX:]
+        )
     try:
         message = str(error)
     except Exception as broken:  # noqa: BLE001 - user code in __str__
@@ -112,4 +114,6 @@ def describe(error: BaseException) -> ErrorInfo:
     except Exception as broken:  # noqa: BLE001 - user code in __str__ or __repr__ of a cause
         text = f"<its traceback could not be formatted: {type(broken).__name__}>"
     kind = type(error).__name__ if not isinstance(error, Interrupted) else "interrupted"
-    return ErrorInfo(kind=kind, message=message, traceback=text[-TRACEBACK_CHARS_MAX:], fix=getattr(error, "fix", "") or "")
+    return ErrorInfo(
+        kind=kind, message=message, traceback=text[-TRACEBACK_CHARS_MAX:], fix=getattr(error, "fix", "") or ""
+    )

@@ -18,22 +18,20 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from sennit.errors import AttemptCancelled, PayloadError, PayloadTooLarge
+from sennit.errors import AttemptCancelled, BodyFailed, PayloadError, PayloadTooLarge
 from sennit.execute.body import Body, Runtime, Scope
 from sennit.execute.lag import timed
 from sennit.execute.pool import BodyPool, PoolTicket
 from sennit.execute.processes import Job, ProcessPool
 from sennit.execute.verdict import Judge, options_of
-from sennit.model.retry import Cancel, Retry, RetryPolicy, Snooze
+from sennit.model.retry import NOT_A_RESULT, Returned
 from sennit.model.task import Claim, Claimed, Ending, ErrorInfo, Failed, GivenBack, Slept, Succeeded
 from sennit.sync.forks import end_forked_child
 
 _log = logging.getLogger("sennit")
 
-_NOT_A_RESULT = (Retry, Snooze, Cancel)
-
-# A sync body that does not react to its interrupt (blocked in C code) is given up after this long: its OS thread is
-# left to end by itself, its late result is dropped.
+# A body that does not react to its interrupt (blocked in C code, or it swallows the cancellation) is given up after
+# this long: it is left to end by itself, its late result is dropped.
 ABANDON_S = 5.0
 
 # A task whose handler this process does not know is offered again after this long, to whichever process asks first.
@@ -105,7 +103,9 @@ class Worker:
                 running.future = self._loop.create_task(self._run_async(running))
             case "sync":
                 call = partial(self._run_sync, running)
-                running.ticket = self._pool.submit(partial(contextvars.copy_context().run, call), partial(self._sync_done, running))
+                running.ticket = self._pool.submit(
+                    partial(contextvars.copy_context().run, call), partial(self._sync_done, running)
+                )
             case _:
                 running.future = self._loop.create_task(self._run_cpu(running))
 
@@ -160,14 +160,17 @@ class Worker:
         try:
             payload = body.codec.filled(task.payload, task.parents)
             running.job = Job(body.reference, payload)
-            result = await self._processes.run(running.job)
-            if len(result) > self._size_bytes_max:
-                what = f"the result of handler {task.handler!r}"
-                raise PayloadTooLarge(what, size_bytes=len(result), size_bytes_max=self._size_bytes_max)
+            result = self._checked_size(task, await self._processes.run(running.job))
         except BaseException as error:  # noqa: BLE001 - the verdict names it
             self._raised(running, error)
         else:
             self._end(running, Succeeded(task.claim, result))
+
+    def _checked_size(self, task: Claimed, result: bytes) -> bytes:
+        if len(result) > self._size_bytes_max:
+            what = f"the result of handler {task.handler!r}"
+            raise PayloadTooLarge(what, size_bytes=len(result), size_bytes_max=self._size_bytes_max)
+        return result
 
     # ------------------------------------------------------------ ending
 
@@ -175,7 +178,7 @@ class Worker:
         if os.getpid() != self._pid:
             end_forked_child(None)
         task, policy = running.task, running.body.retry
-        if isinstance(value, _NOT_A_RESULT):
+        if isinstance(value, NOT_A_RESULT):
             self._end(running, self._judge.value(task, policy, value))
             return
         try:
@@ -194,6 +197,8 @@ class Worker:
             self._end(running, self._judge.interrupted(task, policy, running.reason))
         elif isinstance(error, AttemptCancelled):  # a write of the body was refused
             self._end(running, None)
+        elif isinstance(error, BodyFailed) and isinstance(error.original, Returned):
+            self._end(running, self._judge.value(task, policy, error.original.value))
         else:
             self._end(running, self._judge.error(task, policy, error))
 
@@ -247,7 +252,11 @@ class Worker:
     def give_up_all(self) -> None:
         """Hand back every task whose body does not react; what the bodies still write is refused."""
         for running in list(self._running.values()):
-            _log.warning("the body of task %d (%s) did not stop in time; the task is handed back", running.task.id, running.task.handler)
+            _log.warning(
+                "the body of task %d (%s) did not stop in time; the task is handed back",
+                running.task.id,
+                running.task.handler,
+            )
             if running.ticket is not None:
                 self._pool.abandon(running.ticket)
             self._end(running, GivenBack(running.task.claim))
@@ -259,16 +268,22 @@ class Worker:
         if running.job is not None:
             self._processes.kill(running.job)
         elif running.future is not None:
+            # One that is cancelled before its first step never gets to say that it has ended.
+            running.future.add_done_callback(lambda _: self._raised(running, AttemptCancelled(reason)))
             running.future.cancel()
+            running.timers.append(self._loop.call_later(ABANDON_S, self._abandon, running))
         elif running.ticket is not None:
             self._pool.interrupt(running.ticket, AttemptCancelled)
             running.timers.append(self._loop.call_later(ABANDON_S, self._abandon, running))
 
     def _abandon(self, running: _Running) -> None:
-        """A sync body does not react: leave its OS thread to itself."""
-        if running.ticket is not None and self._pool.abandon(running.ticket):
-            task = running.task
-            _log.warning(
-                "the body of task %d (%s) does not react to its interrupt; its OS thread is given up", task.id, task.handler
-            )
-            self._end(running, self._judge.interrupted(task, running.body.retry, running.reason or "stopped"))
+        """A body does not react: leave it, and the OS thread of a sync one, to itself."""
+        if running.ticket is not None and not self._pool.abandon(running.ticket):
+            return
+        task = running.task
+        _log.warning(
+            "the body of task %d (%s) does not react to its interrupt; it is given up, and what it still writes is refused",
+            task.id,
+            task.handler,
+        )
+        self._end(running, self._judge.interrupted(task, running.body.retry, running.reason or "stopped"))

@@ -40,6 +40,7 @@ class Event(StrEnum):
     """What may happen to a task."""
 
     PARENTS_DONE = "parents_done"
+    DELAY = "delay"
     PARENT_FAILED = "parent_failed"
     TIME_CAME = "time_came"
     CLAIM = "claim"
@@ -76,6 +77,7 @@ ENDED_BY_CODE: Final = {code: state for state, code in ENDED_CODES.items()}
 
 MOVES: Final = {
     (State.WAITING, Event.PARENTS_DONE): State.READY,
+    (State.WAITING, Event.DELAY): State.SCHEDULED,
     (State.WAITING, Event.PARENT_FAILED): State.FAILED,
     (State.SCHEDULED, Event.TIME_CAME): State.READY,
     (State.READY, Event.CLAIM): State.RUNNING,

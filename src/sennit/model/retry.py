@@ -36,7 +36,18 @@ class Cancel:
     reason: str = "the handler cancelled it"
 
 
-class NotRetryable(Exception):  # noqa: N818 - reads as what it says: `raise NotRetryable("no such user")`
+NOT_A_RESULT: Final = (Retry, Snooze, Cancel)
+
+
+class Returned(Exception):
+    """No error: a cpu body returned `value`, one of `NOT_A_RESULT`, and its pipe carries results and exceptions only."""
+
+    def __init__(self, value: Retry | Snooze | Cancel) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+class NotRetryable(Exception):
     """Raise it (or a subclass) in a handler to fail at once, whatever the policy says."""
 
 

@@ -24,9 +24,7 @@ def _knob(
     high: float | None = None,
     one_of: tuple[str, ...] = (),
 ) -> Any:
-    return field(
-        default=default, metadata={"unit": unit, "reason": reason, "low": low, "high": high, "one_of": one_of}
-    )
+    return field(default=default, metadata={"unit": unit, "reason": reason, "low": low, "high": high, "one_of": one_of})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

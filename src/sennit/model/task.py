@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from sennit.errors import SubmitError
 from sennit.model.lifecycle import State
 from sennit.model.order import Priority
 from sennit.model.retry import CRASHES_MAX
@@ -104,7 +105,7 @@ class Claimed(msgspec.Struct, kw_only=True):
     thread_id: str | None = None
     options: bytes | None = None
     parents: tuple[bytes | None, ...] = ()
-    steps: dict[str, bytes] = {}  # noqa: RUF012 - msgspec copies mutable defaults
+    steps: dict[str, bytes] = {}
     deadline_us: int | None = None
 
     @property
@@ -125,6 +126,11 @@ class ErrorInfo(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     message: str = ""
     traceback: str = ""
     fix: str = ""
+
+    @classmethod
+    def of_refusal(cls, error: SubmitError) -> ErrorInfo:
+        """Return why an attempt failed whose children the store refused."""
+        return cls(kind=type(error).__name__, message=f"its children were refused: {error.what}", fix=error.fix)
 
 
 # ---------------------------------------------------------------- how an attempt ends
@@ -265,7 +271,7 @@ class WorkerInfo(msgspec.Struct, kw_only=True, frozen=True):
     host: str
     boot_id: str
     role: Literal["worker", "client"] = "worker"
-    queues: dict[str, int] = {}  # noqa: RUF012
+    queues: dict[str, int] = {}
     bell: str = ""
     started_us: int = 0
     expire_us: int = 0

@@ -1,18 +1,17 @@
 """App: what users hold. It delegates: the registry knows handlers, the client submits, the engine works.
 
-    app.task ─► registry      submit ─► client ─► store      with app ─► engine: this process works too
+app.task ─► registry      submit ─► client ─► store      with app ─► engine: this process works too
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from sennit.errors import SettingsError, UsageError
 from sennit.model.retry import RetryPolicy
@@ -30,6 +29,9 @@ from sennit.submit.handle import Handle
 from sennit.submit.options import SubmitOptions
 from sennit.submit.registry import Call, Decorator, Registry, Task
 from sennit.sync.ack import Ack
+
+if TYPE_CHECKING:
+    import sqlite3
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,6 +56,7 @@ class App:
         self.loaded = load(settings, environ=os.environ, folder=Path.cwd())
         self.registry = Registry()
         self._queues = _checked_queues(queues or {})
+        self._only: dict[str, int] | None = None
         self._schedules: list[tuple[CronSpec, Call]] = []
         self._store: Store | None = None
         self._opening = threading.Lock()
@@ -74,8 +77,11 @@ class App:
                 self._store = open_store(self.url, self.settings)
             return self._store
 
-    def use(self, url: str | None = None, **settings: Any) -> None:
+    def use(self, url: str | None = None, *, queues: Mapping[str, int] | None = None, **settings: Any) -> None:
         """Change the store or settings before the first use, as `sennit worker --db …` does.
+
+        Args:
+            queues: queue → slots; this process serves these and no others.
 
         Raises:
             UsageError: the store is open already.
@@ -85,6 +91,7 @@ class App:
             if self._store is not None:
                 raise UsageError("the store of this app is open already", fix="call use() before the first submit")
             self.url = url or self.url
+            self._only = self._only if queues is None else _checked_queues(queues)
             self._keywords |= settings
             self.loaded = load(self._keywords, environ=os.environ, folder=Path.cwd())
             self._client.settings = self.loaded.settings
@@ -110,7 +117,7 @@ class App:
         idle_timeout_s: float | None = None,
         options: SubmitOptions | None = None,
     ) -> Decorator: ...
-    def task(self, function: Callable[..., Any] | None = None, /, **how: Any) -> Any:
+    def task(self, *function: Callable[..., Any], **how: Any) -> Any:
         """Make a function a handler; it can still be called directly.
 
         Args:
@@ -125,13 +132,13 @@ class App:
             SettingsError: the name is taken, or an option is wrong.
             PayloadError: the function takes `*args` or `**kwargs`.
         """
-        if function is None:
-            return lambda decorated: self.task(decorated) if not how else self._register(decorated, how)
-        return self._register(function, how)
+        if not function:
+            return lambda decorated: self._register(decorated, how)
+        return self._register(function[0], how)
 
     def _register(self, function: Callable[..., Any], how: Mapping[str, Any]) -> Task[Any, Any]:
         handler = self.registry.register(function, **how)
-        if self._engine is not None:
+        if self._engine is not None and (self._only is None or handler.options.queue in self._only):
             self._engine.serve(handler.options.queue, self._slots_of(handler.options.queue))
         return Task(self._client, handler, handler.options)
 
@@ -171,7 +178,9 @@ class App:
         """Hand in calls of any handlers in one transaction: `app.submit_many([a.call(1), b.call("x")])`."""
         return self._client.submit_calls(calls)
 
-    def submit_in(self, connection: sqlite3.Connection, task: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+    def submit_in(
+        self, connection: sqlite3.Connection, task: Task[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> Handle[R]:
         """Hand in a task as part of your own transaction on the same SQLite file: it exists if and when you commit.
 
         Raises:
@@ -230,6 +239,8 @@ class App:
 
     def served_queues(self) -> dict[str, int]:
         """Return queue → slots that this app serves: those of its handlers, and those it was given."""
+        if self._only is not None:
+            return dict(self._only)
         names = {h.options.queue for h in self.registry.all()} | self._queues.keys() | {"default"}
         return {name: self._slots_of(name) for name in sorted(names)}
 
@@ -288,7 +299,7 @@ class App:
             store.close()
 
 
-def _checked_queues(queues: Mapping[str, int]) -> dict[str, int]:
+def _checked_queues(queues: Mapping[str, Any]) -> dict[str, int]:
     for name, slots in queues.items():
         if not isinstance(slots, int) or slots < 0:
             raise SettingsError(f"queue {name!r} has {slots!r} slots; it must be a whole number of at least 0")

@@ -1,7 +1,7 @@
 """The engine: the working half of a process, its parts made, started and stopped in order.
 
-    start: heart ─► pools ─► worker ─► dispatcher joins and orders ─► schedules
-    stop:  schedules ─► intake closed ─► bodies drain ─► rest interrupted and handed back ─► leave ─► pools, heart
+start: heart ─► pools ─► worker ─► dispatcher joins and orders ─► schedules
+stop:  schedules ─► intake closed ─► bodies drain ─► rest interrupted and handed back ─► leave ─► pools, heart
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from random import Random
 
 import psutil
 
+from sennit.errors import StoreError
 from sennit.execute.body import Body, Scope
 from sennit.execute.pool import BodyPool
 from sennit.execute.processes import ProcessPool
@@ -24,7 +25,7 @@ from sennit.model.settings import Settings
 from sennit.model.task import Claim, Claimed, Ending, WorkerInfo
 from sennit.observe.capture import LogCapture
 from sennit.schedule.dispatcher import Dispatcher
-from sennit.schedule.heart import Heart
+from sennit.schedule.heart import Heart, Pulse
 from sennit.schedule.planner import Planned, Planner
 from sennit.schedule.slots import Slots
 from sennit.store.protocol import Store
@@ -45,7 +46,15 @@ class Engine:
     """Runs tasks of one store in this process, on the running event loop."""
 
     def __init__(
-        self, store: Store, registry: Registry, settings: Settings, *, queues: Mapping[str, int], schedules: Sequence[Planned]
+        self,
+        store: Store,
+        registry: Registry,
+        settings: Settings,
+        *,
+        queues: Mapping[str, int],
+        schedules: Sequence[Planned],
+        heart: Callable[..., Pulse] = Heart,
+        random: Random | None = None,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -68,19 +77,24 @@ class Engine:
             size_bytes_max=settings.payload_bytes_max,
             missing_s=settings.handler_missing_s,
             lag_notice_s=settings.loop_lag_notice_s,
-            random=Random(),
+            random=random or Random(),
         )
         me = WorkerInfo(
             id=store.take_ids(1)[0], pid=os.getpid(), host=socket.gethostname(), boot_id=boot_id(), queues=self.queues
         )
         self.worker_id = me.id
-        self._heart = Heart(
-            store, me.id, lease_s=settings.lease_s, on_beat=self._on_beat, on_trouble=lambda e: _log.error("heartbeat: %s", e)
+        self._heart = heart(
+            store,
+            me.id,
+            lease_s=settings.lease_s,
+            on_beat=self._on_beat,
+            on_trouble=lambda e: _log.error("heartbeat: %s", e),
         )
         self._dispatcher = Dispatcher(store, me, self._slots, self._worker, on_held=self._heart.held)
         self._planner = Planner(store, schedules, wall_us=wall_us)
         self._capture = LogCapture(store, _whose, self._loop) if settings.log_capture else None
         self._pruned_us = 0
+        self._pruning: asyncio.Task[None] | None = None
         self._stopping = False
 
     # ------------------------------------------------------------ starting and stopping
@@ -150,21 +164,28 @@ class Engine:
     def _on_loop(self, method: Callable[[str], None], queue: str) -> Callable[[], None]:
         if in_event_loop():
             return lambda: method(queue)
-        return lambda: call_in(self._loop, method, queue) and None
+
+        def from_os_thread() -> None:
+            call_in(self._loop, method, queue)
+
+        return from_os_thread
 
     def _ended(self, ending: Ending | None, queue: str) -> None:
         self._dispatcher.ended(ending, queue)
         now_us = self._store.now_us()
         if now_us - self._pruned_us > PRUNE_EVERY_US:
             self._pruned_us = now_us
-            self._loop.create_task(self._prune(now_us))  # noqa: RUF006 - kept alive by the store's ack
+            self._pruning = self._loop.create_task(self._prune(now_us))
 
     async def _prune(self, now_us: int) -> None:
         """Delete what is past its retention, batch by batch, so that others get the writer in between."""
         before_us = now_us - int(self._settings.retention_s * 1_000_000)
         limit = self._settings.retention_batch
-        while not self._stopping and await self._store.prune(before_us=before_us, limit=limit) == limit:
-            pass
+        try:
+            while not self._stopping and await self._store.prune(before_us=before_us, limit=limit) == limit:
+                pass
+        except StoreError as error:
+            _log.error("pruning ended tasks failed, next try after the next hour: %s", error)
 
     def _on_beat(self, held: list[Claim]) -> None:
         """On the heart's OS thread: compare with what runs here, as of before the beat was asked for."""

@@ -14,10 +14,10 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from sennit.errors import StoreError
-from sennit.model.task import Claim, Claimed, Ending, WorkerInfo
+from sennit.errors import StoreError, SubmitError
+from sennit.model.task import Claim, Claimed, Ending, ErrorInfo, Failed, WorkerInfo
 from sennit.schedule.slots import Slots
 from sennit.schedule.timers import Alarm, Timers
 from sennit.store.protocol import Store
@@ -43,7 +43,9 @@ class Runner(Protocol):
 class Dispatcher:
     """Implements `store.protocol.Listener` for one process. All methods belong to its event loop."""
 
-    def __init__(self, store: Store, worker: WorkerInfo, slots: Slots, runner: Runner, *, on_held: Callable[[int], None]) -> None:
+    def __init__(
+        self, store: Store, worker: WorkerInfo, slots: Slots, runner: Runner, *, on_held: Callable[[int], None]
+    ) -> None:
         self._store = store
         self._worker = worker
         self._slots = slots
@@ -55,6 +57,7 @@ class Dispatcher:
         self._freed: Counter[str] = Counter()
         self._flushing = False
         self._open = False
+        self._has_left = False
         self._recording = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -84,6 +87,7 @@ class Dispatcher:
 
     async def leave(self) -> None:
         """Leave the store. What is still held will be rescued."""
+        self._has_left = True
         self._alarm.close()
         await self._store.leave()
 
@@ -104,13 +108,17 @@ class Dispatcher:
     def on_due(self, due_us: int) -> None:
         """Arm the one timer for the earliest known deadline."""
         armed = self._alarm.armed_us
-        if armed is None or due_us < armed:
+        if not self._has_left and (armed is None or due_us < armed):
             self._alarm.set("due", due_us)
 
     def on_death(self, worker_id: int) -> None:
         """A process of this host died: take back what it held, now; then see what it would have been woken for."""
         rescued = self._store.rescue(worker_id)
-        rescued.add_done_callback(lambda ack: self._said(ack, f"rescue of worker {worker_id}"))
+
+        def said(ack: Ack[int]) -> None:
+            self._said(ack, f"the rescue of worker {worker_id}")
+
+        rescued.add_done_callback(said)
         self._fire([])
 
     def _fire(self, _due: list[str]) -> None:
@@ -119,12 +127,14 @@ class Dispatcher:
         def fired(ack: Ack[int | None]) -> None:
             if self._said(ack, "firing timers"):
                 next_us = ack.wait()
-                if next_us is not None:
-                    call_in(self._loop, self.on_due, next_us)
+            else:
+                next_us = self._store.now_us() + int(_RETRY_S * 1_000_000)  # or nothing would ever be due again
+            if next_us is not None:
+                call_in(self._loop, self.on_due, next_us)
 
         self._store.fire().add_done_callback(fired)
 
-    def _said(self, ack: Ack[object], what: str) -> bool:
+    def _said(self, ack: Ack[Any], what: str) -> bool:
         """True if it worked; else the log has it. The row is still there, and the next look finds it."""
         try:
             ack.wait()
@@ -163,7 +173,7 @@ class Dispatcher:
         self._flushing = False
         endings, self._endings = self._endings, []
         freed, self._freed = self._freed, Counter()
-        self._record(endings, freed)
+        self._record(endings, freed if self._open else Counter())
 
     def _record(self, endings: list[Ending], freed: Counter[str]) -> None:
         if not endings:
@@ -186,15 +196,29 @@ class Dispatcher:
             _log.error("recording %d ended attempts failed, next try in %g s: %s", len(endings), _RETRY_S, error)
             self._recording += 1
             self._loop.call_later(_RETRY_S, self._record_again, endings)
+        except SubmitError as error:
+            self._record_apart(endings, error)
         else:
             for ending, ok in zip(endings, accepted, strict=True):
                 if not ok:
-                    _log.warning("attempt %d of task %d was taken back meanwhile; its end was refused", ending.claim.attempt, ending.claim.task_id)
+                    _log.warning(
+                        "attempt %d of task %d was taken back meanwhile; its end was refused",
+                        ending.claim.attempt,
+                        ending.claim.task_id,
+                    )
         self._note_held()
+
+    def _record_apart(self, endings: list[Ending], error: SubmitError) -> None:
+        """The children of one of these attempts were refused: that one has failed, the others end as they did."""
+        if len(endings) == 1:
+            info = ErrorInfo(kind=type(error).__name__, message=error.what, fix=error.fix)
+            endings = [Failed(endings[0].claim, info)]
+        for ending in endings:
+            self._record([ending], Counter())
 
     def _record_again(self, endings: list[Ending]) -> None:
         self._recording -= 1
-        self._record(endings, Counter())
+        self._record(endings, Counter())  # the order was raised by the first try
 
     def _note_held(self) -> None:
         held = self._slots.held

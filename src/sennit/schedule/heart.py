@@ -9,10 +9,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from sennit.errors import StoreError
 from sennit.model.task import Claim
 from sennit.store.protocol import Store
+
+
+class Pulse(Protocol):
+    """A heart as the rest of the process sees it; a simulation has one without an OS thread."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def held(self, n: int) -> None:
+        """Say how many attempts are held now; it beats while there are any."""
+
+    def stop(self) -> None:
+        """Beat no more. May block for one beat; called from another OS thread than the loop's."""
 
 
 class Heart:

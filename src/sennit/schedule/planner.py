@@ -18,6 +18,7 @@ from sennit.model.task import TaskSpec
 from sennit.schedule.cron import CronSpec, due_runs, offset_us
 from sennit.schedule.timers import Alarm, Timers
 from sennit.store.protocol import Store
+from sennit.sync.wallclock import WallClockWatch
 
 _log = logging.getLogger("sennit")
 
@@ -41,9 +42,9 @@ class Planner:
         self._wall_us = wall_us
         self._held: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._alarm: Alarm[str] = Alarm(
-            Timers(), now_us=store.now_us, on_due=self._due, loop=asyncio.get_running_loop()
-        )
+        loop = asyncio.get_running_loop()
+        self._alarm: Alarm[str] = Alarm(Timers(), now_us=store.now_us, on_due=self._due, loop=loop)
+        self._clock = WallClockWatch(loop, self._clock_set) if schedules else None
 
     async def open(self) -> None:
         """Remember schedules the store does not know yet, and arm the alarm for all."""
@@ -52,8 +53,15 @@ class Planner:
             _, next_us = due_runs(planned.spec, last_us=now_us, now_us=now_us)
             self._arm(name, await self._store.put_schedule(name, next_us))
 
+    def _clock_set(self) -> None:
+        """Somebody set the wall clock: the same times are now nearer or farther away."""
+        for name, next_us in list(self._held.items()):
+            self._arm(name, next_us)
+
     async def close(self) -> None:
         """Submit nothing any more."""
+        if self._clock is not None:
+            self._clock.close()
         self._alarm.close()
         for task in self._tasks:
             task.cancel()
@@ -90,5 +98,3 @@ class Planner:
             self._arm(name, next_us)
         else:
             self._arm(name, await self._store.put_schedule(name, next_us))
-
-

@@ -22,7 +22,9 @@ _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _UNAVAILABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
 
 
-def connect(path: Path, *, durability: str = "full", lock_timeout_s: float = 30.0, read_only: bool = False) -> sqlite3.Connection:
+def connect(
+    path: Path, *, durability: str = "full", lock_timeout_s: float = 30.0, read_only: bool = False
+) -> sqlite3.Connection:
     """Open `path` in WAL mode, in autocommit (transactions are written out), usable from any OS thread.
 
     Raises:

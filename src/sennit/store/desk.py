@@ -16,12 +16,14 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from sennit.errors import UsageError
 from sennit.model.task import Claim, Claimed, Outcome, WorkerInfo
+from sennit.store.connect import closed
 from sennit.store.effects import Effects
 from sennit.store.ids import reserve
 from sennit.store.liveness import DeathWatch, LifeLock, is_alive
@@ -77,6 +79,9 @@ class Desk:
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
         self.order = Order()
+        self.refused = 0  # for the ledger: an operation that raises takes its effects with it
+        self._joined = False
+        self._registering = False
         self._folder = store.path.with_name(store.path.name + "-live")
         self._worker: WorkerInfo | None = None
         self._lease_us = 0
@@ -111,10 +116,11 @@ class Desk:
 
     def before_commit(self, connection: sqlite3.Connection, effects: list[Effects]) -> None:
         ready: set[str] = set().union(*(e.ready for e in effects))
-        renewed = self._serve(connection, ready)
+        effects.append(self._serve(connection, ready))
         counts: Counter[str] = Counter()
         for effect in effects:
             counts.update(effect.counts)
+        counts["refused"] += self.refused
         self.count(connection, counts)
         hints = self._leave_word(connection, effects)
         self._settle_watches(connection, effects)
@@ -122,7 +128,7 @@ class Desk:
             hints |= Hint.READY
         if any(e.ended for e in effects):
             hints |= Hint.DONE
-        if renewed or any(e.renewed for e in effects):
+        if any(e.renewed for e in effects):
             hints |= Hint.TIMER
         if self._worker is None and any(e.due_us is not None for e in effects):
             hints |= Hint.TIMER  # a client may be gone before the time comes
@@ -135,34 +141,37 @@ class Desk:
             if hints & Hint.PEER:
                 self._peers = others
 
-    def _serve(self, connection: sqlite3.Connection, ready: set[str]) -> bool:
-        """Claim for the standing order; True when the lease was renewed for it."""
+    def _serve(self, connection: sqlite3.Connection, ready: set[str]) -> Effects:
+        """Claim for the standing order; return what that means for others."""
+        effects = Effects(self._store.now_us())
         worker = self._worker
         if worker is None:
-            return False
+            return effects
         wanted = self.order.take(None if self._look_all else ready)
         self._look_all = False
         if not wanted:
-            return False
-        effects = Effects(self._store.now_us())
+            return effects
         left: dict[str, int] = {}
         for queue, n in wanted.items():
             tasks = claims.claim(connection, effects, worker_id=worker.id, queue=queue, n=n)
             self._claimed += tasks
             self._served[queue] = left[queue] = n - len(tasks)
         self.order.put_back({q: n for q, n in left.items() if n})
-        if self._claimed and effects.now_us > self._lease_until_us - self._lease_us // 2:
-            self._renew(connection, effects, worker)
-        return effects.renewed
+        if self._claimed:
+            self.register_again(connection, effects, worker.id, self._lease_us)
+            if effects.now_us > self._lease_until_us - self._lease_us // 2:  # it was idle, and did not beat
+                time.heartbeat(connection, effects, worker.id, self._lease_us)
+                self._lease_until_us = effects.now_us + self._lease_us
+                effects.renewed = True
+        return effects
 
-    def _renew(self, connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo) -> None:
-        """Renew the lease with a claim after an idle time; join again if we were taken for dead meanwhile."""
-        self._lease_until_us = effects.now_us + self._lease_us
-        if time.registered(connection, worker.id):
-            time.heartbeat(connection, effects, worker.id, self._lease_us)
-        else:
-            time.join(connection, effects, worker, self._lease_us)
-        effects.renewed = True
+    def register_again(self, connection: sqlite3.Connection, effects: Effects, worker_id: int, lease_us: int) -> None:
+        """Write our own row again if we were taken for dead: what we claim from now on must have a lease."""
+        worker = self._worker
+        if worker is not None and worker.id == worker_id and not time.registered(connection, worker_id):
+            time.join(connection, effects, worker, lease_us)
+            self._lease_until_us = effects.now_us + lease_us
+            effects.renewed = True
 
     def count(self, connection: sqlite3.Connection, counts: Counter[str]) -> None:
         """Add to the ledger."""
@@ -207,6 +216,9 @@ class Desk:
             ring(addresses, hints)
 
     def after_rollback(self) -> None:
+        if self._registering:
+            self._worker = self._listener = self._loop = None
+            self._joined = False
         claimed, *_ = self._forget()
         self.order.put_back(Counter(task.queue for task in claimed))
 
@@ -221,7 +233,7 @@ class Desk:
     ]:
         prepared = self._claimed, self._stopped, self._outcomes, self._rings, self._peers
         self._claimed, self._stopped, self._outcomes, self._rings, self._peers = [], [], [], [], None
-        self._served = {}
+        self._served, self.refused, self._registering = {}, 0, False
         return prepared
 
     def _tell(
@@ -248,15 +260,28 @@ class Desk:
         def operation(connection: sqlite3.Connection, effects: Effects) -> None:
             if self._worker is not None and self._worker.role == "worker":
                 raise UsageError("this store object has joined already", fix="open a second store for a second worker")
-            self._register(connection, effects, worker, lease_us)
+            try:
+                self._register(connection, effects, worker, lease_us)
+            except BaseException:
+                self._joined = False
+                raise
             self._listener, self._loop = listener, loop
             self._peers = time.peers(connection, worker.id)
 
+        self._joined = True  # at once: an order may follow before the ack is there
         return self._store.put(operation)
 
-    def _register(
-        self, connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo, lease_us: int
-    ) -> None:
+    def raise_order(self, wants: Mapping[str, int]) -> None:
+        """Raise the standing order; the next transaction serves it.
+
+        Raises:
+            UsageError: no worker has joined here.
+        """
+        if not self._joined:
+            raise UsageError("a standing order needs a worker", fix="call join() first")
+        self.order.add(wants)
+
+    def _register(self, connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo, lease_us: int) -> None:
         """Take the life lock, open the bell, write the row. A client that becomes a worker gives up its first row."""
         if self._worker is not None:
             time.leave(connection, effects, self._worker.id)
@@ -269,10 +294,11 @@ class Desk:
             self._bell = Bell.open(self._folder, str(worker.id))
             self._ear = threading.Thread(target=self._listen, args=(self._bell,), name="sennit-ear", daemon=True)
             self._ear.start()
-        self._worker = msgspec.structs.replace(worker, bell=self._bell.address, started_us=effects.now_us)
+        worker = msgspec.structs.replace(worker, bell=self._bell.address, started_us=effects.now_us)
+        time.join(connection, effects, worker, lease_us)
+        self._worker, self._registering = worker, True
         self._lease_us = lease_us
         self._lease_until_us = effects.now_us + lease_us
-        time.join(connection, effects, self._worker, lease_us)
 
     def _register_as_client(self, connection: sqlite3.Connection, effects: Effects) -> None:
         """A process that waits for results needs a bell that workers can ring."""
@@ -283,6 +309,7 @@ class Desk:
 
     def leave(self) -> Ack[None]:
         """Unregister."""
+        self._joined = False
         self.order.clear()
 
         def operation(connection: sqlite3.Connection, effects: Effects) -> None:
@@ -297,19 +324,19 @@ class Desk:
 
         return self._store.put(operation)
 
-    def close(self) -> None:
-        """Unregister and give up bell and life lock."""
-        self.leave()
-
-        def operation(_connection: sqlite3.Connection, _effects: Effects) -> None:
-            if self._life is not None:
-                self._life.release()
-                self._life = None
-            if self._bell is not None:
-                bell, self._bell = self._bell, None
-                ring([bell.address], 0)  # wakes the ear, which sees that it is over
-
-        self._store.put(operation)
+    def end(self) -> None:
+        """After the last transaction: give up bell and life lock, fail the watches that wait."""
+        if self._life is not None:
+            self._life.release()
+            self._life = None
+        if self._bell is not None:
+            bell, self._bell = self._bell, None
+            ring([bell.address], 0)  # wakes the ear, which sees that it is over
+        if self._deaths is not None and self._loop is not None:  # leaving failed
+            call_in(self._loop, self._deaths.close)
+        watches, self._watches = self._watches, {}
+        error = closed(self._store.path)
+        resolve_all([(ack, None, error) for acks in watches.values() for ack in acks])
 
     # ------------------------------------------------------------ hearing
 
@@ -323,10 +350,10 @@ class Desk:
             if self._bell is not bell:
                 break
             if hints:
-                self._store.put(lambda c, fx, hints=hints: self._heard(c, fx, hints))
+                self._store.put(partial(self._heard, hints=hints))
         bell.close()
 
-    def _heard(self, connection: sqlite3.Connection, effects: Effects, hints: int) -> None:
+    def _heard(self, connection: sqlite3.Connection, effects: Effects, *, hints: int) -> None:
         """Look at what the hints point to."""
         if hints & Hint.READY:
             self._look_all = True
@@ -341,7 +368,7 @@ class Desk:
 
     def look(self, connection: sqlite3.Connection, effects: Effects) -> None:
         """Look at everything."""
-        self._heard(connection, effects, Hint.READY | Hint.DONE | Hint.STOP)
+        self._heard(connection, effects, hints=Hint.READY | Hint.DONE | Hint.STOP)
 
     def tell_stops(self, connection: sqlite3.Connection, effects: Effects) -> None:
         """Take the word that other processes left for us."""
@@ -349,11 +376,18 @@ class Desk:
         if self._worker is not None:
             self._stopped += time.take_stops(connection, self._worker.id)
 
-    def announce(self, effects: Effects, stored: Effects) -> None:
-        """Adopt the effects of a transaction that was not ours (`submit_in`)."""
+    def announce(self, connection: sqlite3.Connection, effects: Effects, stored: Effects) -> None:
+        """Adopt the effects of a transaction that was not ours (`submit_in`) and may have been rolled back.
+
+        What it ended is looked up and what it stopped stands in rows, so that only what was committed is told.
+        """
         effects.ready |= stored.ready
+        effects.ended += stored.ended
         if stored.due_us is not None:
             effects.due(stored.due_us)
+        if stored.stops:
+            self.tell_stops(connection, effects)
+            effects.stops = {worker_id: [] for worker_id in stored.stops}  # nothing to add, only somebody to ring
 
     def _watch_peers(self) -> None:
         """On the loop: learn at once when a process of this host dies."""
@@ -365,14 +399,17 @@ class Desk:
         here, deaths = socket.gethostname(), self._deaths
 
         def watch(ack: Ack[list[WorkerInfo]]) -> None:
-            call_in(loop, lambda: [deaths.watch(str(w.id), w.pid) for w in ack.wait() if w.host == here and w.id != self.worker_id])
+            for worker in ack.wait():
+                if worker.host == here and worker.id != self.worker_id:
+                    call_in(loop, deaths.watch, str(worker.id), worker.pid)
 
         self._store.put(lambda c, _: look.workers(c)).add_done_callback(watch)
 
     def living(self, connection: sqlite3.Connection) -> list[WorkerInfo]:
         """Return the registered processes, without those of this host that are dead."""
         here = socket.gethostname()
-        return [w for w in look.workers(connection) if w.host != here or is_alive(self._folder, str(w.id))]
+        joined = [w for w in look.workers(connection) if w.bell]
+        return [w for w in joined if w.host != here or is_alive(self._folder, str(w.id))]
 
     # ------------------------------------------------------------ watching results
 
@@ -385,6 +422,7 @@ class Desk:
             if outcome is None:
                 if self._worker is None:
                     self._register_as_client(connection, effects)
+                self.register_again(connection, effects, self.worker_id, self._lease_us)
                 if not self._watches:
                     self._watched_since_us = effects.now_us
                 self._watches.setdefault(task_id, []).append(ack)

@@ -36,3 +36,15 @@ class Effects:
         """Note a deadline."""
         if self.due_us is None or at_us < self.due_us:
             self.due_us = at_us
+
+    def add(self, other: Effects) -> None:
+        """Take over the effects of a part of this operation that was run apart."""
+        self.ready |= other.ready
+        self.ended += other.ended
+        for worker_id, stopped in other.stops.items():
+            self.stops.setdefault(worker_id, []).extend(stopped)
+        if other.due_us is not None:
+            self.due(other.due_us)
+        self.counts.update(other.counts)
+        self.joined |= other.joined
+        self.renewed |= other.renewed

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import msgspec
 
-from sennit.errors import LeaseLost, SennitError, StoreUnavailable, TaskNotFound
+from sennit.errors import LeaseLost, SennitError, StoreUnavailable, SubmitError, TaskNotFound
 from sennit.model.lifecycle import Event, State
 from sennit.model.task import (
     AttemptView,
@@ -27,6 +27,7 @@ from sennit.model.task import (
     Claimed,
     Ending,
     ErrorInfo,
+    Failed,
     Ledger,
     LogLine,
     Outcome,
@@ -132,6 +133,7 @@ class MemoryStore:
 
         def operation(now_us: int) -> list[int]:
             if self._rows.holder(claim) is None:
+                self._rows.tally["refused"] += 1
                 raise LeaseLost(*claim)
             plan = Plan(self._rows, now_us=now_us)
             return plan.store(plan.add(specs))
@@ -152,8 +154,8 @@ class MemoryStore:
 
     def want(self, queue: str, n: int) -> None:
         """Raise the standing order."""
-        with self._transaction():
-            self._seat.want({queue: n})
+        with self._transaction() as now_us:
+            self._seat.want({queue: n}, now_us=now_us)
 
     def unwant(self) -> Ack[None]:
         """Cancel the standing order."""
@@ -174,10 +176,10 @@ class MemoryStore:
         """Record how attempts ended."""
 
         def operation(now_us: int) -> list[bool]:
+            if want:
+                self._seat.want(want, now_us=now_us)  # first: the slots are free, whatever becomes of the endings
             plan = Plan(self._rows, now_us=now_us)
             decided = self._decide(endings, plan)
-            if want:
-                self._seat.want(want)
             for row, ending, children in decided:
                 if row is None:
                     self._rows.tally["refused"] += 1
@@ -194,13 +196,18 @@ class MemoryStore:
         decided: list[tuple[Row | None, Ending, Batch | None]] = []
         seen: set[Claim] = set()
         for ending in endings:
-            claim = ending.claim
+            claim, accepted = ending.claim, ending
             row = self._rows.holder(claim)
             if claim in seen or claim.task_id in plan.replaced:
                 row = None
             seen.add(claim)
-            children = plan.add(ending.children) if row is not None and isinstance(ending, Succeeded) else None
-            decided.append((row, ending, children))
+            children = None
+            if row is not None and isinstance(ending, Succeeded):
+                try:
+                    children = plan.add(ending.children)
+                except SubmitError as error:  # concerns this attempt only, not the other endings of the call
+                    accepted = Failed(claim, ErrorInfo.of_refusal(error))
+            decided.append((row, accepted, children))
         return decided
 
     def save_step(self, claim: Claim, key: str, result: bytes) -> Ack[bool]:

@@ -51,7 +51,7 @@ class Row:
 
     id: int
     spec: TaskSpec
-    parents: tuple[int, ...]
+    parents: tuple[int, ...] = ()
     key: str | None
     created_us: int
     unlimited: bool = False
@@ -124,18 +124,15 @@ class Rows:
 
     def parents_done(self, row: Row, *, now_us: int) -> None:
         """Move a waiting task on: to ready, or first to its delay."""
-        ready = move(row.state, Event.PARENTS_DONE)
         if row.spec.delay_us > 0:
-            row.state, row.reason = State.SCHEDULED, "delay"  # stands between the last parent and `ready`
+            row.state, row.reason = move(row.state, Event.DELAY), "delay"
             self._set_timer(row, now_us + row.spec.delay_us)
         else:
-            self._enter_ready(row, ready, now_us=now_us)
+            self.make_ready(row, Event.PARENTS_DONE, now_us=now_us)
 
     def make_ready(self, row: Row, event: Event, *, now_us: int) -> None:
         """Move a task to the place in the order that it has from now on."""
-        self._enter_ready(row, move(row.state, event), now_us=now_us)
-
-    def _enter_ready(self, row: Row, ready: State, *, now_us: int) -> None:
+        ready = move(row.state, event)
         tag_us, thread_id = 0, row.spec.thread_id
         if thread_id is not None:
             tag_us = self.tags_us.get(thread_id, 0)

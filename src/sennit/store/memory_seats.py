@@ -154,14 +154,16 @@ class Seat:
             workers[worker_id].lease_us = lease_us
             workers[worker_id].expire_us = now_us + lease_us
 
-    def want(self, more: Mapping[str, int]) -> None:
-        """Raise the standing order.
+    def want(self, more: Mapping[str, int], *, now_us: int) -> None:
+        """Raise the standing order; a worker that was taken for dead shows that it is not.
 
         Raises:
             UsageError: no worker has joined here.
         """
         if self.worker is None:
             raise UsageError("a standing order needs a worker", fix="call join() first")
+        if self.worker.info.id not in self._database.workers:
+            self.renew(self.worker.info.id, self.worker.lease_us, now_us=now_us)
         for queue, n in more.items():
             if n > 0:
                 self.wants[queue] = self.wants.get(queue, 0) + n

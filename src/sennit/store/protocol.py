@@ -89,7 +89,9 @@ class Store(Protocol):
 
     # ------------------------------------------------------------ claiming
 
-    def join(self, worker: WorkerInfo, listener: Listener, loop: asyncio.AbstractEventLoop, *, lease_us: int) -> Ack[None]:
+    def join(
+        self, worker: WorkerInfo, listener: Listener, loop: asyncio.AbstractEventLoop, *, lease_us: int
+    ) -> Ack[None]:
         """Register this process; from now on it can claim and is told. One worker per store object."""
 
     def leave(self) -> Ack[None]:
@@ -129,7 +131,8 @@ class Store(Protocol):
         Given back, a task keeps its place in the order.
 
         Args:
-            want: raise the standing order in the same transaction, after the endings.
+            want: raise the standing order in the same transaction, after the endings; if that fails, it is raised all
+                the same.
         """
 
     def save_step(self, claim: Claim, key: str, result: bytes) -> Ack[bool]:

@@ -17,14 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from sennit.errors import LeaseLost, StoreUnavailable, TaskNotFound, UsageError
+from sennit.errors import LeaseLost, StoreUnavailable, UsageError
 from sennit.model.lifecycle import State
 from sennit.model.task import (
     AttemptView,
     Claim,
     Claimed,
     Ending,
-    ErrorInfo,
     Ledger,
     LogLine,
     Outcome,
@@ -32,16 +31,14 @@ from sennit.model.task import (
     TaskView,
     WorkerInfo,
 )
-from sennit.store.connect import closed, connect, explain
+from sennit.store.connect import connect, explain
 from sennit.store.desk import Desk
 from sennit.store.effects import Effects
-from sennit.store.ids import IdBlocks
+from sennit.store.ids import IdBlocks, reserve
 from sennit.store.migrate import migrate
 from sennit.store.moves import claim as claims
 from sennit.store.moves import finish as finishes
-from sennit.store.moves import look, time
-from sennit.store.moves.end import pull_and_end
-from sennit.store.moves.place import make_ready
+from sennit.store.moves import look, outside, time
 from sennit.store.moves.submit import submit
 from sennit.store.protocol import Listener
 from sennit.store.reader import Reader
@@ -129,7 +126,7 @@ class SqliteStore:
 
     def close(self) -> None:
         with self._closing:
-            self._desk.close()
+            self._desk.leave()
             self._writer.close()
             self._reader.close()
             self._pen.close()
@@ -145,6 +142,8 @@ class SqliteStore:
     def submit_in(self, connection: sqlite3.Connection, specs: Sequence[TaskSpec]) -> list[int]:
         """Store `specs` in the caller's own transaction on this file: they exist when it commits.
 
+        Gives them ids of that transaction; after a rollback other tasks may get these ids.
+
         Raises:
             UsageError: the connection is of another database.
         """
@@ -157,20 +156,23 @@ class SqliteStore:
             )
         factory, connection.row_factory = connection.row_factory, None
         try:
+            for spec, task_id in zip(specs, reserve(connection, len(specs)), strict=True):
+                spec.ref.id = task_id
             ids = submit(connection, effects := Effects(self.now_us()), specs)
             self._desk.count(connection, effects.counts)
+            time.post_stops(connection, effects.stops)
         except sqlite3.Error as error:
             raise explain(error, self.path) from error
         finally:
             connection.row_factory = factory
         # The writer cannot begin before the caller's transaction has ended: this look comes right after it.
-        self._writer.put(lambda _, later: self._desk.announce(later, effects))
+        self._writer.put(lambda c, later: self._desk.announce(c, later, effects))
         return ids
 
     def add_children(self, claim: Claim, specs: Sequence[TaskSpec]) -> Ack[list[int]]:
         def operation(connection: sqlite3.Connection, effects: Effects) -> list[int]:
             if not finishes.still_held(connection, claim):
-                effects.counts["refused"] += 1
+                self._desk.refused += 1
                 raise LeaseLost(*claim)
             return submit(connection, effects, specs)
 
@@ -178,14 +180,16 @@ class SqliteStore:
 
     # ------------------------------------------------------------ claiming
 
-    def join(self, worker: WorkerInfo, listener: Listener, loop: asyncio.AbstractEventLoop, *, lease_us: int) -> Ack[None]:
+    def join(
+        self, worker: WorkerInfo, listener: Listener, loop: asyncio.AbstractEventLoop, *, lease_us: int
+    ) -> Ack[None]:
         return self._desk.join(worker, listener, loop, lease_us)
 
     def leave(self) -> Ack[None]:
         return self._desk.leave()
 
     def want(self, queue: str, n: int) -> None:
-        self._desk.order.add({queue: n})
+        self._desk.raise_order({queue: n})
         self._writer.put(_nothing)  # a transaction serves what was raised
 
     def unwant(self) -> Ack[None]:
@@ -193,6 +197,8 @@ class SqliteStore:
 
     def claim(self, worker_id: int, queue: str, n: int) -> Ack[list[Claimed]]:
         def operation(connection: sqlite3.Connection, effects: Effects) -> list[Claimed]:
+            if not time.registered(connection, worker_id):
+                return []  # nobody would rescue what it held
             time.renew_if_half_used(connection, effects, worker_id)
             return claims.claim(connection, effects, worker_id=worker_id, queue=queue, n=n)
 
@@ -205,7 +211,10 @@ class SqliteStore:
 
     def finish(self, endings: Sequence[Ending], *, want: Mapping[str, int] | None = None) -> Ack[list[bool]]:
         if want:
-            self._desk.order.add(want)
+            try:
+                self._desk.raise_order(want)
+            except UsageError as error:
+                return Ack.failed_with(error)
         return self._writer.put(lambda connection, effects: finishes.finish(connection, effects, endings))
 
     def save_step(self, claim: Claim, key: str, result: bytes) -> Ack[bool]:
@@ -219,46 +228,20 @@ class SqliteStore:
         return self._writer.put(operation)
 
     def resume(self, task_ids: Sequence[int]) -> Ack[list[bool]]:
-        def one(connection: sqlite3.Connection, effects: Effects, task_id: int) -> bool:
-            row = connection.execute(
-                "DELETE FROM sennit_parked WHERE id = ? RETURNING attempt, failures, crashes", (task_id,)
-            ).fetchall()
-            if row:
-                _ready_again(connection, effects, task_id, row[0])
-            return bool(row)
-
-        return self._writer.put(lambda c, fx: [one(c, fx, i) for i in task_ids])
+        return self._writer.put(lambda c, fx: [outside.resume(c, fx, i) for i in task_ids])
 
     def cancel(self, task_ids: Sequence[int], *, reason: str = "") -> Ack[list[bool]]:
-        error = ErrorInfo(kind="cancelled", message=reason)
-
-        def one(connection: sqlite3.Connection, effects: Effects, task_id: int) -> bool:
-            if look.outcome(connection, task_id) is not None:
-                return False
-            pull_and_end(connection, effects, task_id, State.CANCELLED, error)
-            return True
-
-        return self._writer.put(lambda c, fx: [one(c, fx, i) for i in task_ids])
+        return self._writer.put(lambda c, fx: outside.cancel(c, fx, task_ids, reason))
 
     def revive(self, task_ids: Sequence[int]) -> Ack[list[bool]]:
-        def one(connection: sqlite3.Connection, effects: Effects, task_id: int) -> bool:
-            ended = look.outcome(connection, task_id)
-            if ended is None or ended.state is State.SUCCEEDED:
-                return False
-            connection.execute(
-                "UPDATE sennit_task SET state = 0, done_us = NULL, result = NULL, error = NULL WHERE id = ?", (task_id,)
-            )
-            effects.counts[str(ended.state)] -= 1
-            _ready_again(connection, effects, task_id, (ended.attempt, 0, 0))
-            return True
-
-        return self._writer.put(lambda c, fx: [one(c, fx, i) for i in task_ids])
+        return self._writer.put(lambda c, fx: [outside.revive(c, fx, i) for i in task_ids])
 
     # ------------------------------------------------------------ time and death
 
     def heartbeat(self, worker_id: int, lease_us: int) -> Ack[list[Claim]]:
         def operation(connection: sqlite3.Connection, effects: Effects) -> list[Claim]:
             self._desk.tell_stops(connection, effects)
+            self._desk.register_again(connection, effects, worker_id, lease_us)
             return time.heartbeat(connection, effects, worker_id, lease_us)
 
         return self._writer.put(operation)
@@ -352,10 +335,3 @@ class SqliteStore:
 
 def _nothing(_connection: sqlite3.Connection, _effects: Effects) -> None:
     pass
-
-
-def _ready_again(connection: sqlite3.Connection, effects: Effects, task_id: int, counts: tuple[int, int, int]) -> None:
-    queue, priority, thread_id = connection.execute(
-        "SELECT queue, priority, thread_id FROM sennit_task WHERE id = ?", (task_id,)
-    ).fetchone()
-    make_ready(connection, effects, task_id, queue=queue, priority=priority, thread_id=thread_id, counts=counts)

@@ -45,12 +45,21 @@ class Batch(Protocol[E]):
     def after_rollback(self) -> None:
         """Forget what `before_commit` prepared."""
 
+    def end(self) -> None:
+        """The last transaction is over, nothing follows."""
+
 
 class Writer(Generic[E]):
     """Runs operations `(connection, effects) -> result` in group commits."""
 
     def __init__(
-        self, connection: sqlite3.Connection, path: Path, *, pen: AbstractContextManager[Any], batch: Batch[E], batch_max: int
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        *,
+        pen: AbstractContextManager[Any],
+        batch: Batch[E],
+        batch_max: int,
     ) -> None:
         self._connection = connection
         self._path = path
@@ -101,6 +110,7 @@ class Writer(Generic[E]):
             if todo:
                 resolve_all(self._commit(todo))
         self._connection.close()
+        self._batch.end()
 
     def _commit(self, todo: list[tuple[Callable[[sqlite3.Connection, E], Any], Ack[Any]]]) -> list[Settled]:
         """Run a batch in one transaction and return how each ack is to be settled."""

@@ -11,14 +11,14 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 
 from sennit.errors import ResultTimeout, TaskCancelled, TaskFailed, UsageError
 from sennit.model.lifecycle import State
 from sennit.model.settings import Settings
-from sennit.model.task import ErrorInfo, Outcome, Ref, TaskSpec, TaskView
+from sennit.model.task import ErrorInfo, Outcome, Ref, TaskSpec, TaskView, WorkerInfo
 from sennit.store.protocol import Store
 from sennit.submit.context import Attempt, current
 from sennit.submit.handle import Handle
@@ -26,6 +26,9 @@ from sennit.submit.registry import Call, Handler
 from sennit.sync.ack import Ack, in_event_loop
 
 _log = logging.getLogger("sennit")
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class SubmitsInTransaction(Protocol):
@@ -53,6 +56,8 @@ class Client:
     def submit_calls(self, calls: Iterable[Call]) -> list[Handle[Any]]:
         """Hand in several calls, all or none; children when called inside a body."""
         calls = list(calls)
+        if not calls:
+            return []
         store = self._store()
         specs = self._specs(calls, store.take_ids(len(calls)))
         attempt = current()
@@ -74,8 +79,9 @@ class Client:
         store = self._store()
         if not hasattr(store, "submit_in"):
             raise UsageError(f"submit_in needs a SQLite store, and this is {store.url}")
-        specs = self._specs([call], store.take_ids(1))
-        cast(SubmitsInTransaction, store).submit_in(connection, specs)
+        # No id from the store's blocks: a new block is a write, which would wait for the caller's transaction.
+        specs = self._specs([call], [0])
+        cast("SubmitsInTransaction", store).submit_in(connection, specs)
         return self._handle(call, specs[0], None)
 
     def specs(self, calls: Sequence[Call]) -> list[TaskSpec]:
@@ -98,7 +104,7 @@ class Client:
                     thread_id=options.thread_id, key=options.key, on_conflict=options.on_conflict,
                     delay_us=options.delay_us if options.at is None else _us_until(options.at),
                     queue_timeout_us=options.queue_timeout_us, deadline_us=options.deadline_us,
-                    crashes_max=options.crashes_max, options=options.overrides,
+                    crashes_max=options.crashes_max or self.settings.crashes_max, options=options.overrides,
                 )
             )  # fmt: skip
         return specs
@@ -133,12 +139,12 @@ class Client:
             return [await ack for ack in watched]
         notice = self._notice_later(handles[0])
         if attempt is not None:
-            attempt.lend()
+            attempt.begin_wait()
         try:
             return [await ack for ack in watched]
         finally:
             if attempt is not None:
-                attempt.take_back()
+                attempt.end_wait()
             if notice is not None:
                 notice.cancel()
 
@@ -170,8 +176,9 @@ class Client:
         self, attempt: Attempt | None, watched: Ack[Outcome], handle: Handle[Any], timeout_s: float | None
     ) -> Outcome:
         notice_s = None if self._works(handle.queue) else self.settings.no_worker_notice_s
-        if attempt is not None and not watched.done:
-            attempt.lend()
+        waits = None if watched.done else attempt
+        if waits is not None:
+            waits.begin_wait()
         try:
             if notice_s is not None and (timeout_s is None or timeout_s > notice_s):
                 try:
@@ -189,22 +196,25 @@ class Client:
                 fix="it goes on; ask again, or cancel it",
             ) from None
         finally:
-            if attempt is not None:
-                attempt.take_back()
+            if waits is not None:
+                waits.end_wait()
 
     def _notice(self, handle: Handle[Any]) -> None:
         """Say on the log when nobody serves the queue that somebody waits for."""
         store = self._store()
 
-        def say(workers: Ack[Any]) -> None:
-            serving = [w for w in workers.wait() if w.role == "worker" and handle.queue in w.queues]
-            if not serving:
+        def look(task: Ack[TaskView]) -> None:
+            view = task.wait()
+            store.workers().add_done_callback(lambda workers: say(view, workers.wait()))
+
+        def say(view: TaskView, workers: list[WorkerInfo]) -> None:
+            if not any(w.role == "worker" and view.queue in w.queues for w in workers):
                 _log.warning(
                     "task %d (%s) waits and no worker serves queue %r; start one: sennit worker MODULE:APP --db %s",
-                    handle.id, handle.handler, handle.queue, store.url,
+                    view.id, view.handler, view.queue, store.url,
                 )  # fmt: skip
 
-        store.workers().add_done_callback(say)
+        store.task(handle.id).add_done_callback(look)
 
     def value_of(self, handle: Handle[Any], outcome: Outcome) -> Any:
         """Return the result, or raise what became of the task."""
@@ -229,20 +239,34 @@ class Client:
 
     def cancel_task(self, handle: Handle[Any], reason: str) -> Ack[bool]:
         """Cancel one task."""
-        answer: Ack[bool] = Ack()
-
-        def answered(all_: Ack[list[bool]]) -> None:
-            try:
-                answer.resolve(all_.wait()[0])
-            except Exception as error:  # noqa: BLE001 - handed on to the waiter
-                answer.reject(error)
-
-        self._store().cancel([handle.id], reason=reason).add_done_callback(answered)
-        return answer
+        return self._once_stored(handle, lambda s: s.cancel([handle.id], reason=reason), lambda all_: all_[0])
 
     def view_of(self, handle: Handle[Any]) -> Ack[TaskView]:
         """Look at one task."""
-        return self._store().task(handle.id)
+        return self._once_stored(handle, lambda s: s.task(handle.id), lambda view: view)
+
+    def _once_stored(self, handle: Handle[Any], ask: Callable[[Store], Ack[T]], pick: Callable[[T], U]) -> Ack[U]:
+        """Ask the store about a task, but not before it is stored: only then is its id final."""
+        answer: Ack[U] = Ack()
+        attempt = current()
+        stored = (attempt.flush() if attempt is not None else None) or handle.submitted() or Ack.done_with(None)
+
+        def asked(ack: Ack[T]) -> None:
+            try:
+                answer.resolve(pick(ack.wait()))
+            except Exception as error:  # noqa: BLE001 - handed on to the waiter
+                answer.reject(error)
+
+        def is_stored(ack: Ack[Any]) -> None:
+            try:
+                ack.wait()
+            except Exception as error:  # noqa: BLE001 - handed on to the waiter
+                answer.reject(error)
+            else:
+                ask(self._store()).add_done_callback(asked)
+
+        stored.add_done_callback(is_stored)
+        return answer
 
 
 def _us_until(at: datetime) -> int:

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from sennit.errors import PayloadError, PayloadTooLarge
+from sennit.model.retry import NOT_A_RESULT, Returned
 from sennit.model.task import Ref
 
 PARENT: Final = "$sennit.parent"
@@ -199,7 +200,9 @@ class Codec:
         try:
             return self._result.decode(result)
         except (msgspec.ValidationError, ValueError, NotImplementedError) as error:
-            raise PayloadError(f"the stored result of handler {self._name!r} does not fit its annotation: {error}") from error
+            raise PayloadError(
+                f"the stored result of handler {self._name!r} does not fit its annotation: {error}"
+            ) from error
 
 
 def encode_value(value: Any, what: str, size_bytes_max: int) -> bytes:
@@ -274,4 +277,7 @@ def run_in_process(function: Callable[..., Any], payload: bytes) -> bytes:
     """Run a cpu body in a worker process: arguments in, result out, both JSON."""
     codec = _codec_of(function)
     args, kwargs = codec.decode(payload, ())
-    return codec.encode_result(function(*args, **kwargs), sys.maxsize)
+    value = function(*args, **kwargs)
+    if isinstance(value, NOT_A_RESULT):
+        raise Returned(value)
+    return codec.encode_result(value, sys.maxsize)

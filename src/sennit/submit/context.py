@@ -13,7 +13,7 @@ import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import ContextVar
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 import msgspec
 
@@ -47,22 +47,30 @@ class Attempt:
     Attributes:
         task: what was claimed.
         beat_us: when the body last gave a sign of life, store clock.
-        lend, take_back: called when the body starts and stops waiting for another task; the slot is free meanwhile.
+        lend, take_back: called when the body begins to wait for other tasks and when it no longer waits for any; the
+            slot is free meanwhile.
     """
 
     def __init__(
-        self, task: Claimed, store: StepStore, *, size_bytes_max: int, lend: Callable[[], None], take_back: Callable[[], None]
+        self,
+        task: Claimed,
+        store: StepStore,
+        *,
+        size_bytes_max: int,
+        lend: Callable[[], None],
+        take_back: Callable[[], None],
     ) -> None:
         self.task = task
         self.beat_us = store.now_us()
-        self.lend = lend
-        self.take_back = take_back
+        self._lend = lend
+        self._take_back = take_back
+        self._waits = 0
         self._store = store
         self._size_bytes_max = size_bytes_max
         self._met: Counter[str] = Counter()
         self._children: list[TaskSpec] = []
 
-    def __enter__(self) -> Attempt:
+    def __enter__(self) -> Self:
         self._token = _current.set(self)
         return self
 
@@ -89,6 +97,18 @@ class Attempt:
         encoded = encode_value(value, what, self._size_bytes_max)
         self.task.steps[key] = encoded
         return self._store.save_step(self.task.claim, key, encoded)
+
+    def begin_wait(self) -> None:
+        """A wait for another task begins. A body may be in many at once (`gather`), and has one slot to lend."""
+        self._waits += 1
+        if self._waits == 1:
+            self._lend()
+
+    def end_wait(self) -> None:
+        """One of these waits is over."""
+        self._waits -= 1
+        if not self._waits:
+            self._take_back()
 
     # ------------------------------------------------------------ children
 
@@ -248,7 +268,7 @@ async def _call(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[
     return await value if inspect.isawaitable(value) else value
 
 
-def _held(accepted: bool) -> None:
+def _held(accepted: bool) -> None:  # noqa: FBT001 - the store's answer, as it comes
     if not accepted:
         raise AttemptCancelled("lease lost")
 

@@ -45,7 +45,7 @@ class Handle(Generic[T]):
 
     __slots__ = ("_client", "_stored", "decode", "handler", "queue", "ref")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - made a hundred thousand at a time by one caller; keywords cost a third
         self,
         client: HandleClient,
         ref: Ref,

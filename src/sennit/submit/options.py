@@ -10,7 +10,6 @@ import msgspec
 
 from sennit.errors import SettingsError
 from sennit.model.order import Priority
-from sennit.model.retry import CRASHES_MAX
 from sennit.model.task import OnConflict, OnParentFailed, TaskOptions
 
 
@@ -56,7 +55,7 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     at: datetime | None = None
     queue_timeout_us: int = 0
     deadline_us: int = 0
-    crashes_max: int = CRASHES_MAX
+    crashes_max: int | None = None  # as the settings say
     overrides: bytes | None = None
 
     def replaced(self, changes: SubmitOptions) -> Options:
@@ -71,7 +70,9 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
             if name in {"retries", "timeout_s", "idle_timeout_s"}:
                 overrides[name] = _positive(name, value, zero=name == "retries")
             elif name in {"delay_s", "queue_timeout_s", "deadline_s"}:
-                values[name.removesuffix("_s") + "_us"] = int(_positive(name, value, zero=name == "delay_s") * 1_000_000)
+                values[name.removesuffix("_s") + "_us"] = int(
+                    _positive(name, value, zero=name == "delay_s") * 1_000_000
+                )
             elif name == "priority":
                 values["priority"] = int(_priority(value))
             elif name == "after":
@@ -80,10 +81,14 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
                 values[name] = _choice(name, value)
             elif name == "at":
                 values["at"] = _aware(value)
-            elif name in {"queue", "thread_id", "key", "crashes_max"}:
+            elif name == "crashes_max":
+                values[name] = int(_positive(name, value, zero=False))
+            elif name in {"queue", "thread_id", "key"}:
                 values[name] = value
             else:
-                raise SettingsError(f"options() has no {name!r}", fix=f"it takes {', '.join(SubmitOptions.__annotations__)}")
+                raise SettingsError(
+                    f"options() has no {name!r}", fix=f"it takes {', '.join(SubmitOptions.__annotations__)}"
+                )
         if overrides:
             before = TaskOptions() if self.overrides is None else msgspec.json.decode(self.overrides, type=TaskOptions)
             values["overrides"] = msgspec.json.encode(msgspec.structs.replace(before, **overrides))

@@ -92,6 +92,7 @@ def _ledger(run: RunReport) -> str:
     facts = (
         (book.submitted, "tasks", ""),
         (len(run.kills), "killed -9", ""),
+        (book.rescued, "rescued", ""),
         (book.retries, "retried", ""),
         (book.rate_limited, "rate limited", ""),
         (book.lost, "lost", "good" if not book.lost else "bad"),

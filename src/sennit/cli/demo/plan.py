@@ -35,7 +35,7 @@ class Plan(Record, frozen=True):
 
     Attributes:
         files_left_out: how many Python files there are beyond `files_max`.
-        unreadable: directories that could not be listed.
+        unreadable: directories that could not be listed, and files whose names are no text.
     """
 
     title: str
@@ -103,10 +103,17 @@ def _walk(top: Path) -> tuple[list[Path], tuple[str, ...]]:
     unreadable: list[str] = []
 
     def note(error: OSError) -> None:
-        unreadable.append(str(error.filename))
+        unreadable.append(_as_text(str(error.filename)))
 
     for folder, folders, names in os.walk(top, onerror=note):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in SKIPPED]
-        paths = (Path(folder, name) for name in names if name.endswith(".py"))
+        named = [name for name in names if name.endswith(".py")]
+        unreadable.extend(_as_text(f"{folder}/{name}") for name in named if _as_text(name) != name)
+        paths = (Path(folder, name) for name in named if _as_text(name) == name)
         found.extend(path for path in paths if path.is_file() and not path.is_symlink())
     return found, tuple(sorted(unreadable))
+
+
+def _as_text(name: str) -> str:
+    """Return a file name as text that can be stored and shown; bytes that are no UTF-8 become question marks."""
+    return os.fsencode(name).decode("utf-8", "replace")

@@ -160,7 +160,11 @@ class Kill(Record, frozen=True):
 
 
 class Ledger(Record, frozen=True):
-    """The count that must balance: submitted = succeeded + failed + cancelled + live."""
+    """The count that must balance: submitted = succeeded + failed + cancelled + live.
+
+    Attributes:
+        rescued: attempts that died with their worker; their tasks ran again elsewhere.
+    """
 
     submitted: int
     succeeded: int
@@ -168,6 +172,7 @@ class Ledger(Record, frozen=True):
     cancelled: int = 0
     live: int = 0
     retries: int = 0
+    rescued: int = 0
     rate_limited: int = 0
     lost: int = 0
     duplicated: int = 0

@@ -59,7 +59,7 @@ def _head(run: RunReport) -> list[str]:
         ),
         (
             f"**{verdict(run)}** {plural(book.submitted, 'task')}, {plural(len(run.kills), 'kill')} (-9), "
-            f"{book.retries} retried, {book.rate_limited} rate limited (429), {book.lost} lost, "
+            f"{book.rescued} rescued, {book.retries} retried, {book.rate_limited} rate limited (429), {book.lost} lost, "
             f"{book.duplicated} duplicated, {book.seconds:.1f} s."
         ),
         f"Ledger: {equation(run)}.",

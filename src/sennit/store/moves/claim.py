@@ -7,6 +7,7 @@ import sqlite3
 from sennit.model.lifecycle import ENDED_CODES, State
 from sennit.model.task import Claimed
 from sennit.store.effects import Effects
+from sennit.store.moves.limit import started
 from sennit.store.sql import statements
 
 _NEXT, _TAKE, _DROP, _PARENTS, _STEPS = statements("sqlite", "claim")
@@ -21,6 +22,7 @@ def claim(connection: sqlite3.Connection, effects: Effects, *, worker_id: int, q
     last = {"queue": queue, "order_us": rows[-1][1], "id": rows[-1][0]}
     connection.execute(_TAKE, {**last, "worker_id": worker_id, "now_us": effects.now_us})
     connection.execute(_DROP, last)
+    started(connection, [row[0] for row in rows])
     return [_claimed(connection, queue, row) for row in rows]
 
 

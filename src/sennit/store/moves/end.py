@@ -1,35 +1,44 @@
-"""Tasks end, and what depends on them follows in the same transaction."""
+"""Tasks end, and what depends on them follows in the same transaction.
+
+stop | end ─► each task ends, its limits go ─► dependants: released, or ended by their policy, transitively
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-
-import msgspec
+from collections import Counter, deque
+from collections.abc import Sequence
 
 from sennit.model.lifecycle import ENDED_CODES, State
 from sennit.model.task import Claim, ErrorInfo, encode
 from sennit.store.effects import Effects
+from sennit.store.moves.limit import lift
 from sennit.store.moves.place import make_ready, schedule
 from sennit.store.sql import statements
 
-_CHILDREN, _COUNT_DOWN, _DROP_WAITING, _PLACE, _DEPENDANTS = statements("sqlite", "release")
+_EDGES, _COUNT_DOWN, _DROP_WAITING, _PLACE, _DEPENDANTS = statements("sqlite", "release")
 _END, _ATTEMPT = statements("sqlite", "end")
 _PULLS = statements("sqlite", "pull")
 
 
-def pull_and_end(
-    connection: sqlite3.Connection, effects: Effects, task_id: int, state: State, error: ErrorInfo
+def stop(
+    connection: sqlite3.Connection, effects: Effects, task_ids: Sequence[int], state: State, error: ErrorInfo
 ) -> None:
-    """End an open task wherever it is; a running attempt is told to stop."""
-    attempt, failures, crashes, worker_id, started_us = pull(connection, task_id)
-    if worker_id is not None:
-        effects.stops.setdefault(worker_id, []).append(Claim(task_id, attempt))
-        note(connection, effects, Claim(task_id, attempt), str(state), (worker_id, started_us), error)
-    end(connection, effects, task_id, state, error, (attempt, failures, crashes), (worker_id, started_us))
+    """End open tasks wherever they are; running attempts are told to stop.
+
+    All of them end before any dependant is looked at: one that is itself in `task_ids` ends as its parent did.
+    """
+    for task_id in task_ids:
+        attempt, failures, crashes, worker_id, started_us = _pull(connection, task_id)
+        if worker_id is not None:
+            effects.stops.setdefault(worker_id, []).append(Claim(task_id, attempt))
+            note(connection, effects, Claim(task_id, attempt), str(state), history=(worker_id, started_us), error=error)
+        counts, history = (attempt, failures, crashes), (worker_id, started_us)
+        _end_one(connection, effects, task_id, state, error, counts=counts, history=history)
+    _cascade(connection, effects, [(task_id, state) for task_id in task_ids])
 
 
-def pull(connection: sqlite3.Connection, task_id: int) -> tuple[int, int, int, int | None, int | None]:
+def _pull(connection: sqlite3.Connection, task_id: int) -> tuple[int, int, int, int | None, int | None]:
     """Take an open task out of its narrow table; return attempt, failures, crashes, worker id, started_us."""
     for statement in _PULLS:
         rows = connection.execute(statement, (task_id,)).fetchall()
@@ -45,38 +54,62 @@ def end(
     task_id: int,
     state: State,
     error: ErrorInfo,
+    *,
     counts: tuple[int, int, int],
     history: tuple[int | None, int | None],
 ) -> None:
     """End a task that is in no narrow table as failed or cancelled, and all that depends on it, transitively."""
-    todo = [(task_id, state, error, counts, history)]
+    _end_one(connection, effects, task_id, state, error, counts=counts, history=history)
+    _cascade(connection, effects, [(task_id, state)])
+
+
+def _end_one(
+    connection: sqlite3.Connection,
+    effects: Effects,
+    task_id: int,
+    state: State,
+    error: ErrorInfo,
+    *,
+    counts: tuple[int, int, int],
+    history: tuple[int | None, int | None],
+) -> None:
+    connection.execute(_END, (ENDED_CODES[state], encode(error), effects.now_us, *counts, *history, task_id))
+    lift(connection, [task_id])
+    effects.ended.append(task_id)
+    effects.counts[str(state)] += 1
+
+
+def _cascade(connection: sqlite3.Connection, effects: Effects, ended: list[tuple[int, State]]) -> None:
+    """Release or end the dependants of tasks that did not succeed, and theirs. A loop: chains are deeper than stacks."""
+    todo = deque(ended)
     while todo:
-        ended_id, state, error, counts, history = todo.pop()
-        connection.execute(_END, (ENDED_CODES[state], encode(error), effects.now_us, *counts, *history, ended_id))
-        effects.ended.append(ended_id)
-        effects.counts[str(state)] += 1
+        parent, state = todo.popleft()
         because = ErrorInfo(
             kind=f"parent_{state}",
-            message=f"its parent task {ended_id} {'has failed' if state is State.FAILED else 'was cancelled'}",
-            fix=f"see `sennit tasks get {ended_id}`; on_parent_failed says what a dependant does",
+            message=f"its parent task {parent} {'has failed' if state is State.FAILED else 'was cancelled'}",
+            fix=f"see `sennit tasks get {parent}`; on_parent_failed says what a dependant does",
         )
-        for child, edges, policy in connection.execute(_DEPENDANTS, (ended_id,)).fetchall():
+        for child, policy in connection.execute(_DEPENDANTS, (parent,)).fetchall():
             if policy == "run":
-                _count_down(connection, effects, child, edges)
+                _count_down(connection, effects, child, 1)
                 continue
             connection.execute(_DROP_WAITING, (child,))
             child_state = State.FAILED if policy == "fail" else State.CANCELLED
-            todo.append((child, child_state, because, (0, 0, 0), (None, None)))
+            _end_one(connection, effects, child, child_state, because, counts=(0, 0, 0), history=(None, None))
+            todo.append((child, child_state))
 
 
-def release(connection: sqlite3.Connection, effects: Effects, ended: Iterable[int]) -> None:
-    """Count the open parents of all dependants down; place those that have none left."""
-    for child, edges in connection.execute(_CHILDREN, (msgspec.json.encode(list(ended)),)).fetchall():
-        _count_down(connection, effects, child, edges)
+def release(connection: sqlite3.Connection, effects: Effects, ended: Sequence[int]) -> None:
+    """Lift the limits of tasks that succeeded; count their dependants' open parents down; place those with none left."""
+    lift(connection, ended)
+    edges = connection.execute(_EDGES, (encode(ended),)).fetchall()
+    if edges:
+        for child, parents in sorted(Counter(child for _, child in set(edges)).items()):
+            _count_down(connection, effects, child, parents)
 
 
-def _count_down(connection: sqlite3.Connection, effects: Effects, child: int, edges: int) -> None:
-    rows = connection.execute(_COUNT_DOWN, (edges, child)).fetchall()
+def _count_down(connection: sqlite3.Connection, effects: Effects, child: int, parents: int) -> None:
+    rows = connection.execute(_COUNT_DOWN, (parents, child)).fetchall()
     if not rows or rows[0][0] > 0:  # no row: the child has ended already
         return
     connection.execute(_DROP_WAITING, (child,))
@@ -92,6 +125,7 @@ def note(
     effects: Effects,
     claim: Claim,
     outcome: str,
+    *,
     history: tuple[int | None, int | None],
     error: ErrorInfo,
 ) -> None:

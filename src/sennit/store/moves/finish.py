@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import assert_never
 
+from sennit.errors import SubmitError
 from sennit.model.lifecycle import State
 from sennit.model.task import (
     Cancelled,
@@ -35,13 +36,17 @@ _HELD, _DROP_WORKER, _DROP_STOPS = statements("sqlite", "rescue")
 def finish(connection: sqlite3.Connection, effects: Effects, endings: Sequence[Ending]) -> list[bool]:
     """Record how attempts ended; True per ending that was accepted."""
     accepted: list[bool] = []
-    for kind, group in groupby(endings, type):
-        if kind is Succeeded:
+    for plain, group in groupby(endings, _is_plain_success):
+        if plain:
             accepted += _succeed(connection, effects, list(group))  # type: ignore[arg-type]  # groupby loses the type
         else:
             accepted += [_end_attempt(connection, effects, ending) for ending in group]
     effects.counts["refused"] += accepted.count(False)
     return accepted
+
+
+def _is_plain_success(ending: Ending) -> bool:
+    return isinstance(ending, Succeeded) and not ending.children
 
 
 def _succeed(connection: sqlite3.Connection, effects: Effects, endings: list[Succeeded]) -> list[bool]:
@@ -63,15 +68,34 @@ def _succeed(connection: sqlite3.Connection, effects: Effects, endings: list[Suc
     ended = [e.claim.task_id for e in endings]
     effects.ended += ended
     effects.counts["succeeded"] += len(ended)
-    for ending in endings:
-        if ending.children:
-            submit(connection, effects, ending.children)
     release(connection, effects, ended)
+    return accepted
+
+
+def _succeed_with_children(connection: sqlite3.Connection, effects: Effects, ending: Succeeded) -> bool:
+    """Record a success and submit its children, or, when they are refused, a failure that says so.
+
+    The refusal concerns this attempt only, so it must not undo the other endings of the transaction.
+    """
+    inner = Effects(effects.now_us)
+    connection.execute("SAVEPOINT children")
+    try:
+        (accepted,) = _succeed(connection, inner, [ending])
+        if accepted:
+            submit(connection, inner, ending.children)
+    except SubmitError as error:
+        connection.execute("ROLLBACK TO children")
+        accepted = _end_attempt(connection, effects, Failed(ending.claim, ErrorInfo.of_refusal(error)))
+    else:
+        effects.add(inner)
+    connection.execute("RELEASE children")
     return accepted
 
 
 def _end_attempt(connection: sqlite3.Connection, effects: Effects, ending: Ending) -> bool:
     """Take one attempt out of `running` and put its task where the ending says."""
+    if isinstance(ending, Succeeded):
+        return _succeed_with_children(connection, effects, ending)
     claim = ending.claim
     row = connection.execute(_UNRUN, claim).fetchall()
     if not row:
@@ -80,16 +104,17 @@ def _end_attempt(connection: sqlite3.Connection, effects: Effects, ending: Endin
     task_id, attempt = claim
     history = (worker_id, started_us)
     match ending:
-        case Succeeded():
-            raise AssertionError("recorded in batches by _succeed")
         case Failed(error=error):
-            note(connection, effects, claim, "failed", history, error)
-            end(connection, effects, task_id, State.FAILED, error, (attempt, failures + 1, crashes), history)
+            note(connection, effects, claim, "failed", history=history, error=error)
+            counts = (attempt, failures + 1, crashes)
+            end(connection, effects, task_id, State.FAILED, error, counts=counts, history=history)
         case Cancelled(reason=reason):
             error = ErrorInfo(kind="cancelled", message=reason)
-            end(connection, effects, task_id, State.CANCELLED, error, (attempt, failures, crashes), history)
+            note(connection, effects, claim, "cancelled", history=history, error=error)
+            counts = (attempt, failures, crashes)
+            end(connection, effects, task_id, State.CANCELLED, error, counts=counts, history=history)
         case Retried(due_us=due_us, error=error):
-            note(connection, effects, claim, "retried", history, error)
+            note(connection, effects, claim, "retried", history=history, error=error)
             effects.counts["retried"] += 1
             counts = (attempt, failures + 1, crashes)
             schedule(connection, effects, task_id, due_us=due_us, reason="retry", counts=counts)
@@ -102,7 +127,7 @@ def _end_attempt(connection: sqlite3.Connection, effects: Effects, ending: Endin
             counts = (attempt, failures, crashes)
             put_back(connection, effects, task_id, queue=queue, place_us=place_us, counts=counts)
         case Crashed(error=error):
-            _crash(connection, effects, claim, error, (attempt, failures, crashes + 1), history)
+            _crash(connection, effects, claim, error, counts=(attempt, failures, crashes + 1), history=history)
         case _:
             assert_never(ending)
     return True
@@ -113,11 +138,12 @@ def _crash(
     effects: Effects,
     claim: Claim,
     error: ErrorInfo,
+    *,
     counts: tuple[int, int, int],
     history: tuple[int | None, int | None],
 ) -> None:
     """An attempt's process died; the task is ready again, or poison."""
-    note(connection, effects, claim, "crashed", history, error)
+    note(connection, effects, claim, "crashed", history=history, error=error)
     effects.counts["crashed"] += 1
     queue, priority, thread_id, crashes_max = connection.execute(
         "SELECT queue, priority, thread_id, crashes_max FROM sennit_task WHERE id = ?", (claim.task_id,)
@@ -128,7 +154,7 @@ def _crash(
             message=f"its worker died {counts[2]} times while running it; last: {error.message}",
             fix="find what kills the process (memory, a native crash), then `sennit tasks retry`",
         )
-        end(connection, effects, claim.task_id, State.FAILED, poison, counts, history)
+        end(connection, effects, claim.task_id, State.FAILED, poison, counts=counts, history=history)
     else:
         make_ready(
             connection, effects, claim.task_id, queue=queue, priority=priority, thread_id=thread_id, counts=counts
@@ -142,7 +168,8 @@ def rescue(connection: sqlite3.Connection, effects: Effects, worker_id: int, mes
     claims = [Claim(row[0], row[1]) for row in held]
     for claim, row in zip(claims, held, strict=True):
         connection.execute(_DROP_RUNNING, claim)
-        _crash(connection, effects, claim, error, (row[1], row[2], row[3] + 1), (worker_id, row[4]))
+        counts = (row[1], row[2], row[3] + 1)
+        _crash(connection, effects, claim, error, counts=counts, history=(worker_id, row[4]))
     connection.execute(_DROP_WORKER, (worker_id,))
     connection.execute(_DROP_STOPS, (worker_id,))
     return claims

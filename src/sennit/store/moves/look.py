@@ -109,10 +109,12 @@ def logs(connection: sqlite3.Connection, task_id: int, *, after_seq: int, limit:
 
 
 def workers(connection: sqlite3.Connection) -> list[WorkerInfo]:
-    """Return the registered processes."""
+    """Return the registered processes, and those that left while they held something: these have no bell."""
     return [
-        msgspec.structs.replace(msgspec.json.decode(info, type=WorkerInfo), expire_us=expire_us, running=running)
-        for info, expire_us, running in connection.execute(_WORKERS)
+        msgspec.structs.replace(
+            msgspec.json.decode(info, type=WorkerInfo), bell=bell, expire_us=expire_us, running=running
+        )
+        for info, bell, expire_us, running in connection.execute(_WORKERS)
     ]
 
 

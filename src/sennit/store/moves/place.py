@@ -33,7 +33,13 @@ def make_ready(
 
 
 def put_back(
-    connection: sqlite3.Connection, effects: Effects, task_id: int, *, queue: str, place_us: int, counts: tuple[int, int, int]
+    connection: sqlite3.Connection,
+    effects: Effects,
+    task_id: int,
+    *,
+    queue: str,
+    place_us: int,
+    counts: tuple[int, int, int],
 ) -> None:
     """Put a task back into `ready` at the place in the order it had."""
     connection.execute(READY, (queue, place_us, task_id, *counts))

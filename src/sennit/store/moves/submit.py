@@ -16,7 +16,7 @@ from sennit.model.lifecycle import ENDED_BY_CODE, State
 from sennit.model.order import order_us
 from sennit.model.task import ErrorInfo, TaskSpec
 from sennit.store.effects import Effects
-from sennit.store.moves.end import pull_and_end
+from sennit.store.moves.end import stop
 from sennit.store.moves.place import READY, TIMER, Tags
 from sennit.store.sql import statements
 
@@ -34,6 +34,8 @@ def submit(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Tas
     Raises:
         UnknownDependency, CyclicDependency, DuplicateKey: the caller rolls back.
     """
+    if not specs:
+        return []
     if all(not s.parents and s.key is None and s.child_key is None for s in specs):
         _insert(connection, effects, specs)
     else:
@@ -56,7 +58,7 @@ def _submit_one(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec
     unknown = tuple(sorted(p for p, state in states.items() if state is None))
     if unknown:
         raise UnknownDependency(unknown)
-    need = sum(states[p] is State.READY for p in parents)
+    need = sum(state is State.READY for state in states.values())
     _insert(connection, effects, [spec], need=need)
     task_id = spec.ref.id
     connection.executemany(_EDGE, [(p, task_id, pos) for pos, p in enumerate(parents)])
@@ -65,7 +67,7 @@ def _submit_one(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec
         if state in {State.FAILED, State.CANCELLED} and spec.on_parent_failed != "run":
             error = ErrorInfo(kind=f"parent_{state}", message=f"its parent task {p} has {state} already")
             ended = State.FAILED if spec.on_parent_failed == "fail" else State.CANCELLED
-            pull_and_end(connection, effects, task_id, ended, error)
+            stop(connection, effects, [task_id], ended, error)
             return
 
 
@@ -92,7 +94,7 @@ def _exists(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec) ->
             connection.execute(_DROP_KEY, (stored_id,))
             if not state:
                 error = ErrorInfo(kind="cancelled", message=f"replaced by task {spec.ref.id} with the same key")
-                pull_and_end(connection, effects, stored_id, State.CANCELLED, error)
+                stop(connection, effects, [stored_id], State.CANCELLED, error)
             return False
 
 

@@ -7,13 +7,15 @@ import sqlite3
 from sennit.model.lifecycle import State
 from sennit.model.task import Claim, ErrorInfo, WorkerInfo, encode
 from sennit.store.effects import Effects
-from sennit.store.moves.end import pull_and_end
+from sennit.store.moves.end import stop
 from sennit.store.moves.finish import rescue
 from sennit.store.moves.place import make_ready
 from sennit.store.sql import statements
 
-_TIMERS, _DROP_TIMER, _LIMITS, _DROP_LIMIT, _STARTED, _LAPSED, _NEXT_DUE = statements("sqlite", "fire")
-_JOIN, _RENEW, _RENEW_HALF, _HELD, _STOPS, _DROP_STOPS, _PEERS, _LEAVE, _STOP = statements("sqlite", "worker")
+_TIMERS, _DROP_TIMER, _LIMITS, _DROP_LIMIT, _STATE, _LAPSED, _NEXT_DUE = statements("sqlite", "fire")
+_JOIN, _RENEW, _RENEW_HALF, _HELD, _STOPS, _DROP_STOPS, _PEERS, _UNBELL, _LEAVE, _STOP, _REGISTERED = statements(
+    "sqlite", "worker"
+)
 _OLD, *_FORGET = statements("sqlite", "prune")
 
 
@@ -37,13 +39,11 @@ def fire(connection: sqlite3.Connection, effects: Effects, *, worker_id: int) ->
 
 
 def _limit_passed(connection: sqlite3.Connection, effects: Effects, task_id: int, kind: str) -> None:
-    row = connection.execute(_STARTED, (task_id,)).fetchone()
-    if row is None or row[0]:  # pruned, or ended in time
-        return
-    if kind == "queue_timeout" and row[1]:
+    row = connection.execute(_STATE, (task_id,)).fetchone()
+    if row is None or row[0]:  # another limit, or a parent that this fire ended, was first
         return
     what = "was not started within its queue_timeout_s" if kind == "queue_timeout" else "passed its deadline_s"
-    pull_and_end(connection, effects, task_id, State.FAILED, ErrorInfo(kind=kind, message=f"it {what}"))
+    stop(connection, effects, [task_id], State.FAILED, ErrorInfo(kind=kind, message=f"it {what}"))
 
 
 def join(connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo, lease_us: int) -> None:
@@ -54,8 +54,9 @@ def join(connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo, l
 
 
 def leave(connection: sqlite3.Connection, effects: Effects, worker_id: int) -> None:
-    """Unregister a process that holds nothing; one that does stays, to be rescued."""
+    """Unregister a process. What it holds keeps its row, and so its lease, until rescued."""
     del effects
+    connection.execute(_UNBELL, (worker_id,))
     connection.execute(_LEAVE, (worker_id,))
 
 
@@ -72,8 +73,8 @@ def renew_if_half_used(connection: sqlite3.Connection, effects: Effects, worker_
 
 
 def registered(connection: sqlite3.Connection, worker_id: int) -> bool:
-    """True while the worker has its row; it loses it by being rescued."""
-    return connection.execute("SELECT 1 FROM sennit_worker WHERE id = ?", (worker_id,)).fetchone() is not None
+    """True from when the worker joins until it leaves or is rescued."""
+    return connection.execute(_REGISTERED, (worker_id,)).fetchone() is not None
 
 
 def post_stops(connection: sqlite3.Connection, stops: dict[int, list[Claim]]) -> None:

@@ -18,8 +18,8 @@ SELECT id, attempt + 1, failures, crashes, :worker_id, queue, order_us, :now_us
 
 DELETE FROM sennit_ready WHERE queue = :queue AND (order_us, id) <= (:order_us, :id);
 
--- results of the parents, in the order of the child's list
-SELECT p.state, p.result FROM sennit_edge AS e JOIN sennit_task AS p ON p.id = e.parent
+-- results of the parents, in the order of the child's list; one that was pruned keeps its place
+SELECT p.state, p.result FROM sennit_edge AS e LEFT JOIN sennit_task AS p ON p.id = e.parent
  WHERE e.child = ? ORDER BY e.pos;
 
 SELECT key, result FROM sennit_step WHERE task_id = ?;

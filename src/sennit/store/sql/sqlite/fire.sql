@@ -11,14 +11,7 @@ SELECT due_us, id, kind FROM sennit_deadline WHERE due_us <= ? ORDER BY due_us, 
 
 DELETE FROM sennit_deadline WHERE due_us = ? AND id = ? AND kind = ?;
 
--- is a queue time-out still open? it ends with the first claim
-SELECT t.state, t.attempt + coalesce(q.attempt, m.attempt, p.attempt, r.attempt, 0)
-  FROM sennit_task AS t
-  LEFT JOIN sennit_ready AS q ON q.id = t.id
-  LEFT JOIN sennit_timer AS m ON m.id = t.id
-  LEFT JOIN sennit_parked AS p ON p.id = t.id
-  LEFT JOIN sennit_running AS r ON r.id = t.id
- WHERE t.id = ?;
+SELECT state FROM sennit_task WHERE id = ?;
 
 SELECT DISTINCT w.id FROM sennit_running AS r JOIN sennit_worker AS w ON w.id = r.worker_id WHERE w.expire_us <= ?;
 

@@ -34,7 +34,7 @@ SELECT attempt, outcome, worker_id, started_us, ended_us, error FROM sennit_atte
 
 SELECT seq, task_id, attempt, at_us, level, text FROM sennit_log WHERE task_id = ? AND seq > ? ORDER BY seq LIMIT ?;
 
-SELECT w.info, w.expire_us, (SELECT count(*) FROM sennit_running AS r WHERE r.worker_id = w.id)
+SELECT w.info, w.bell, w.expire_us, (SELECT count(*) FROM sennit_running AS r WHERE r.worker_id = w.id)
   FROM sennit_worker AS w ORDER BY w.id;
 
 SELECT name, n FROM sennit_ledger

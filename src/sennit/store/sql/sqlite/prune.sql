@@ -1,5 +1,6 @@
 -- prune: deletes ended tasks in a small batch, oldest first, by the index on done_us.
 -- Keeps one that an open task still needs: as parent (its result is injected) or as child (found again by its key).
+-- The edges to its own dependants stay, so that the others' places do not shift should one of those be revived.
 
 SELECT t.id FROM sennit_task AS t
  WHERE t.done_us < :before_us
@@ -7,8 +8,6 @@ SELECT t.id FROM sennit_task AS t
                     WHERE e.parent = t.id AND c.state = 0)
    AND NOT EXISTS (SELECT 1 FROM sennit_task AS p WHERE p.id = t.parent_id AND p.state = 0)
  ORDER BY t.done_us LIMIT :n;
-
-DELETE FROM sennit_edge WHERE parent = ?1;
 
 DELETE FROM sennit_edge WHERE child = ?1;
 

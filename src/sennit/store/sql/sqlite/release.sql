@@ -1,7 +1,8 @@
 -- release: waiting -> ready | scheduled, when the last open parent has ended.
--- Counts down per edge, in the transaction that ended the parent; uses the primary key of sennit_edge.
+-- Counts down in the transaction that ended the parent; both reads of edges are ranges of their primary key.
+-- A parent may stand in a child's list twice and is waited for once: the caller counts pairs.
 
-SELECT e.child, count(*) FROM json_each(?) AS ended JOIN sennit_edge AS e ON e.parent = ended.value GROUP BY e.child;
+SELECT e.parent, e.child FROM json_each(?) AS ended JOIN sennit_edge AS e ON e.parent = ended.value;
 
 UPDATE sennit_waiting SET need = need - ? WHERE id = ? RETURNING need;
 
@@ -10,6 +11,6 @@ DELETE FROM sennit_waiting WHERE id = ?;
 SELECT queue, priority, thread_id, delay_us FROM sennit_task WHERE id = ?;
 
 -- dependants of a parent that did not succeed, with what they want done about it
-SELECT e.child, count(*), t.on_parent_failed
+SELECT DISTINCT e.child, t.on_parent_failed
   FROM sennit_edge AS e JOIN sennit_waiting AS w ON w.id = e.child JOIN sennit_task AS t ON t.id = e.child
- WHERE e.parent = ? GROUP BY e.child;
+ WHERE e.parent = ? ORDER BY e.child;

@@ -16,14 +16,18 @@ SELECT 'row ' || n.id || ' in ' || n.place || ' belongs to no open task'
  WHERE t.state IS NULL OR t.state <> 0 LIMIT 100;
 
 -- a waiting task counts exactly its open parents
-SELECT 'task ' || w.id || ' waits for ' || w.need || ' parents and ' || count(p.id) || ' are open'
+SELECT 'task ' || w.id || ' waits for ' || w.need || ' parents and ' || count(DISTINCT p.id) || ' are open'
   FROM sennit_waiting AS w
   LEFT JOIN sennit_edge AS e ON e.child = w.id LEFT JOIN sennit_task AS p ON p.id = e.parent AND p.state = 0
- GROUP BY w.id HAVING w.need <> count(p.id) LIMIT 100;
+ GROUP BY w.id HAVING w.need <> count(DISTINCT p.id) OR NOT w.need LIMIT 100;
 
 -- an ended task has an end, an open one has none
 SELECT 'task ' || id || ' has state ' || state || ' and done_us ' || coalesce(done_us, 'none')
   FROM sennit_task WHERE (state = 0) <> (done_us IS NULL) LIMIT 100;
+
+-- an ended task has no time limits
+SELECT 'the ' || d.kind || ' of task ' || d.id || ' is still set, and that task is not open'
+  FROM sennit_deadline AS d LEFT JOIN sennit_task AS t ON t.id = d.id AND t.state = 0 WHERE t.id IS NULL LIMIT 100;
 
 -- what runs is held by a worker that is registered
 SELECT 'task ' || r.id || ' is held by worker ' || r.worker_id || ', which is not registered'

@@ -51,7 +51,7 @@ CREATE INDEX sennit_edge_child ON sennit_edge (child, pos);
 -- The live states.
 CREATE TABLE sennit_waiting (
   id   INTEGER PRIMARY KEY,
-  need INTEGER NOT NULL                    -- open edges that lead here
+  need INTEGER NOT NULL                    -- parents that are open, each counted once
 );
 CREATE TABLE sennit_ready (
   queue    TEXT    NOT NULL,
@@ -92,13 +92,14 @@ CREATE TABLE sennit_parked (
   since_us INTEGER NOT NULL
 );
 
--- Time limits of open tasks; kind is `deadline` or `queue_timeout`.
+-- Time limits of open tasks; kind is `deadline` or `queue_timeout`. They go when the task ends.
 CREATE TABLE sennit_deadline (
   due_us INTEGER NOT NULL,
   id     INTEGER NOT NULL,
   kind   TEXT    NOT NULL,
   PRIMARY KEY (due_us, id, kind)
 ) WITHOUT ROWID;
+CREATE INDEX sennit_deadline_id ON sennit_deadline (id);
 
 -- The processes. One lease row per process: one heartbeat renews all it holds.
 CREATE TABLE sennit_worker (
@@ -107,7 +108,7 @@ CREATE TABLE sennit_worker (
   lease_us  INTEGER NOT NULL,
   pid       INTEGER NOT NULL,
   host      TEXT    NOT NULL,
-  bell      TEXT    NOT NULL,
+  bell      TEXT    NOT NULL,                -- '' once it has left: it claims no more and hears nothing
   info      BLOB    NOT NULL
 );
 -- Attempts that were stopped from outside, until their process has been told.

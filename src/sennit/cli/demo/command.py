@@ -1,0 +1,68 @@
+"""`sennit demo [PATH]`: the whole of sennit in one command, on real code, with a worker killed in the middle."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from sennit.cli.output import emit
+from sennit.cli.shared import Shared, pass_shared, shared_options
+
+FAILURES_SHOWN: Final = 5
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+@click.option("--fast", is_flag=True, help="The local model answers sooner: about five seconds in all.")
+@click.option("--seed", default=7, show_default=True, help="Of the local model's delays and refusals.")
+@click.option("--workers", default=3, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
+@click.option("--no-kill", is_flag=True, help="Let all workers live; else one is killed with -9 at 40 % of the tasks.")
+@click.option("--keep", is_flag=True, help="Keep the temporary database, the journal and the workers' log.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("sennit-report"),
+    show_default=True,
+    help="Folder for report.html and report.md.",
+)
+@shared_options()
+@pass_shared
+def demo(
+    shared: Shared, path: Path | None, *, fast: bool, seed: int, workers: int, no_kill: bool, keep: bool, out: Path
+) -> int:
+    """Let a fleet of tasks read the Python code at PATH (default: sennit itself) and write a report.
+
+    Every file is analysed, and reviewed by a model: the one of OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL if
+    set, else a local server that the demo starts. --db names a new database, which is kept. Exit 1 if a task failed,
+    was lost or was accepted twice.
+    """
+    import sennit
+    from sennit.cli.demo.run import Request, Screen, run
+    from sennit.runtime.stores import sqlite_path
+
+    shared.start_logging()
+    log = shared.log_lines
+    assert log is not None  # noqa: S101 - started above
+    request = Request(
+        root=path or Path(sennit.__file__).parent,
+        out=out,
+        command=shlex.join(["sennit", *sys.argv[1:]]),
+        workers=workers,
+        seed=seed,
+        fast=fast,
+        keep=keep,
+        db=sqlite_path(shared.db) if shared.db else None,
+        kill=not no_kill,
+    )
+    shown = shared.verbosity >= 0
+    result = run(request, Screen(log.say if shown else None, log.live if shown and sys.stderr.isatty() else None))
+    for sentence in (*result.stock.problems, *result.stock.failures[:FAILURES_SHOWN]):
+        log.say(sentence)
+    if unshown := len(result.stock.failures[FAILURES_SHOWN:]):
+        log.say(f"and {unshown} more like these")
+    emit(result.facts()) if shared.json else click.echo(result.line())
+    return 0 if result.stock.sound else 1

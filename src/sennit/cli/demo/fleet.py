@@ -1,0 +1,173 @@
+"""The demo's fleet: five handlers and the graph they form. A worker process needs nothing but this module.
+
+    plan ─┬─► analyse (per file) ─┬─► review (per file, asks the model) ──┐
+          │                       └─► summarise (per package) ────────────┼─► report
+          └─ submits all of the others as its children: they exist when it has succeeded, all or none
+
+Where the model is, each process reads from its own environment: a key has no place in a database.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sennit import App, Handle, NotRetryable, Retry, RetryPolicy, Rule, step
+from sennit.cli.demo import plan as planning
+from sennit.cli.demo import review as reviewing
+from sennit.cli.demo.analysis import analyse_file
+from sennit.cli.demo.client import ChatReply, ModelUnavailable, RateLimited, chat, endpoint_from
+from sennit.cli.demo.clones import duplicates
+from sennit.cli.demo.journal import journalled
+from sennit.cli.demo.plan import PlannedFile
+from sennit.cli.demo.records import Duplicate, FileReport, Finding, PackageSummary, Record, Review
+from sennit.cli.demo.source import read_source
+from sennit.errors import UsageError
+
+# A model call waits, so a worker holds many; parsing computes, and two at once keep one core busy between reads.
+REVIEWS_PER_WORKER = 8
+ANALYSES_PER_WORKER = 2
+MODEL_TIMEOUT_S = 30.0
+
+T = TypeVar("T")
+
+app = App(
+    queues={"analyse": ANALYSES_PER_WORKER, "review": REVIEWS_PER_WORKER, "default": 2},
+    payload_bytes_max=64 * 1024 * 1024,  # the report task returns all findings of a tree
+    drain_s=0.5,  # the director stops the workers when all is done, or when nobody wants the rest
+)
+
+
+class PlannedTask(Record, frozen=True):
+    """One task of the graph; `label` is the file, the package or the title."""
+
+    kind: str
+    label: str
+    task_id: int
+
+
+class Planned(Record, frozen=True):
+    """What `plan` has submitted."""
+
+    tasks: tuple[PlannedTask, ...]
+
+
+class Reading(Record, frozen=True):
+    """Everything the fleet found out; what is missing belongs to tasks that failed."""
+
+    files: tuple[FileReport, ...]
+    duplicates: tuple[Duplicate, ...]
+    reviews: tuple[Review, ...]
+    packages: tuple[PackageSummary, ...]
+
+
+@app.task
+def plan(root: str, files_max: int, journal: str) -> Planned:
+    """List the files and submit the rest of the graph."""
+    found = planning.plan(Path(root), files_max=files_max)
+    with journalled(journal, "plan", found.title):
+        tasks: list[PlannedTask] = []
+
+        def added(kind: str, label: str, handle: Handle[Any]) -> Handle[Any]:
+            tasks.append(PlannedTask(kind, label, handle.id))
+            return handle
+
+        # Lists of handles; as arguments they stand for the lists of their results.
+        analyses: list[Any] = []
+        reviews: list[Any] = []
+        summaries: list[Any] = []
+        for package in found.packages:
+            of_package: list[Any] = []
+            for file in package.files:
+                analysis = added("analyse", file.path, analyse.submit(file, journal))
+                of_package.append(analysis)
+                reviews.append(added("review", file.path, review.submit(file, analysis.as_argument(), journal)))
+            summaries.append(added("summarise", package.name, summarise.submit(package.name, of_package, journal)))
+            analyses += of_package
+        added("report", found.title, report.submit(analyses, reviews, summaries, found.title, journal))
+    return Planned(tuple(tasks))
+
+
+@app.task(queue="analyse")
+def analyse(file: PlannedFile, journal: str) -> FileReport:
+    """Measure one file. One that cannot be read is a finding, not a failure: the rest of the tree still counts."""
+    with journalled(journal, "analyse", file.path):
+        try:
+            return analyse_file(Path(file.file), path=file.path)
+        except OSError as error:
+            finding = Finding(file.path, 0, "unreadable", f"cannot be read: {error.strerror}", "error")
+            return FileReport(path=file.path, lines=0, code_lines=0, findings=(finding,))
+
+
+# A 429 is answered by a `Retry` value with the server's own delay; an endpoint that is down is given up much sooner.
+@app.task(
+    queue="review",
+    retries=RetryPolicy(retries=8, delay_s=0.4, rules=(Rule(on=(ModelUnavailable,), retries=2),)),
+    timeout_s=MODEL_TIMEOUT_S + 10,
+)
+async def review(file: PlannedFile, measured: FileReport, journal: str) -> Review | Retry:
+    """Ask the model what it thinks of one file. The answer is a step: a crash after it does not pay twice."""
+    with journalled(journal, "review", file.path) as note:
+        messages = reviewing.messages_for(measured.slim(), _source_of(file))
+        try:
+            reply = await step(ask_model, messages)
+        except RateLimited as limited:
+            note.outcome = "rate_limited"
+            return Retry(after_s=limited.retry_after_s, reason="the model answered 429")
+        except ModelUnavailable as error:
+            if error.retryable:
+                raise
+            raise NotRetryable(str(error)) from error
+        return Review(file.path, reply.text, reply.model, reply.prompt_tokens, reply.completion_tokens)
+
+
+@app.task(options={"on_parent_failed": "run"})
+def summarise(package: str, reports: list[FileReport | None], journal: str) -> PackageSummary:
+    """Put one package into a sentence or two, from those of its files that could be analysed."""
+    with journalled(journal, "summarise", package):
+        return reviewing.summarise(package, _present(reports))
+
+
+@app.task(options={"on_parent_failed": "run"})
+def report(
+    files: list[FileReport | None],
+    reviews: list[Review | None],
+    packages: list[PackageSummary | None],
+    title: str,
+    journal: str,
+) -> Reading:
+    """Join everything, and look for code that stands in more than one place."""
+    with journalled(journal, "report", title):
+        measured = _present(files)
+        return Reading(
+            files=tuple(file.slim() for file in measured),
+            duplicates=tuple(duplicates(measured)),
+            reviews=tuple(_present(reviews)),
+            packages=tuple(_present(packages)),
+        )
+
+
+async def ask_model(messages: list[dict[str, str]]) -> ChatReply:
+    """Make one call to the endpoint this process's environment names.
+
+    Raises:
+        RateLimited, ModelUnavailable: see `client.chat`.
+        UsageError: the environment names none.
+    """
+    endpoint = endpoint_from(os.environ)
+    if endpoint is None:
+        raise UsageError("OPENAI_BASE_URL is not set", fix="start workers through `sennit demo`, or set it")
+    return await chat(endpoint.base_url, endpoint.api_key, endpoint.model, messages, timeout_s=MODEL_TIMEOUT_S)
+
+
+def _source_of(file: PlannedFile) -> str:
+    try:
+        return read_source(Path(file.file)).text
+    except OSError:
+        return ""  # `analyse` has put it into the report that the model gets
+
+
+def _present(values: Sequence[T | None]) -> list[T]:
+    return [value for value in values if value is not None]

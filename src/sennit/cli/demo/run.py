@@ -1,0 +1,319 @@
+"""The director of the demo: it makes the place, starts the crew, hands in one task and watches the rest follow.
+
+    place (temporary, or --db) ─► model server ─► workers ─► plan ─► … 40 % … kill -9 … 100 % ─► stock ─► report
+
+The director is a plain client: it learns what happens by awaiting handles, and never looks at a clock to do so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import sennit
+from sennit.cli.demo import fleet, journal
+from sennit.cli.demo.client import endpoint_from
+from sennit.cli.demo.crew import Crew, crew
+from sennit.cli.demo.fleet import PlannedTask, Reading
+from sennit.cli.demo.model_server import MODEL, ModelServerSettings, serving
+from sennit.cli.demo.plan import Plan, plan
+from sennit.cli.demo.records import Kill, RunReport
+from sennit.cli.demo.report import render_html, render_markdown
+from sennit.cli.demo.stock import Stock, planned_labels, take_stock
+from sennit.cli.progress import Progress
+from sennit.errors import UsageError
+from sennit.model.lifecycle import State
+from sennit.model.task import Outcome
+from sennit.sync.clock import monotonic_s, uptime_us
+
+FILES_MAX = 400
+KILL_AT = 0.4
+# The local model takes so long that all reviews together fill about this time, and a single one never seems stuck.
+REVIEWS_S, REVIEW_S_MAX = 9.0, 1.2
+REVIEWS_FAST_S, REVIEW_FAST_S_MAX = 1.5, 0.25
+REFUSED_SHARE = 0.08
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the command line asked for.
+
+    Attributes:
+        db: file for the database, which is kept; None for a temporary one.
+        out: folder for the report.
+        kill: whether a worker is killed on the way.
+        command: how the report says it was made.
+    """
+
+    root: Path
+    out: Path
+    command: str
+    workers: int = 3
+    seed: int = 7
+    fast: bool = False
+    keep: bool = False
+    db: Path | None = None
+    kill: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Where the live side goes: `say` writes a line that stays, `live` replaces the last one. None is nowhere."""
+
+    say: Callable[[str], None] | None = None
+    live: Callable[[str], None] | None = None
+
+    def tell(self, text: str) -> None:
+        """Write a line that stays."""
+        if self.say is not None:
+            self.say(text)
+
+    def bar(self, total: int) -> Progress:
+        """Return the bar of a run of `total` tasks."""
+        return Progress(total, clock_s=monotonic_s, live=self.live, say=self.tell)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How a run went."""
+
+    stock: Stock
+    kills: tuple[Kill, ...]
+    first_result_s: float
+    report: Path
+
+    def line(self) -> str:
+        """Return the run in one line."""
+        book, n_kills = self.stock.ledger, len(self.kills)
+        failed = f", {book.failed + book.cancelled} failed" if self.stock.failures else ""
+        return (
+            f"{book.submitted} tasks, {n_kills} kill{'' if n_kills == 1 else 's'}, {book.rescued} rescued, "
+            f"{book.retries} retries{failed}, {book.lost} lost, {book.duplicated} duplicated, {book.seconds:.1f} s, "
+            f"report: {self.report}"
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return the run for --json."""
+        book = self.stock.ledger
+        return {
+            "tasks": book.submitted,
+            "succeeded": book.succeeded,
+            "failed": book.failed,
+            "cancelled": book.cancelled,
+            "live": book.live,
+            "kills": len(self.kills),
+            "rescued": book.rescued,
+            "retries": book.retries,
+            "rate_limited": book.rate_limited,
+            "lost": book.lost,
+            "duplicated": book.duplicated,
+            "seconds": round(book.seconds, 3),
+            "first_result_s": round(self.first_result_s, 3),
+            "sound": self.stock.sound,
+            "problems": self.stock.problems,
+            "failures": self.stock.failures,
+            "report": str(self.report),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a run keeps its things."""
+
+    database: Path
+    journal: Path
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.database}"
+
+
+def run(request: Request, screen: Screen) -> Result:
+    """Run the demo.
+
+    Raises:
+        UsageError: there is nothing to read, nowhere to write, or the database holds tasks already.
+        SennitError: a worker process ended by itself; the store or the model server cannot be opened.
+    """
+    started_us = uptime_us()
+    tree = plan(request.root, files_max=FILES_MAX)
+    _make_folder(request.out)
+    with ExitStack() as stack:
+        place = stack.enter_context(_place(request))
+        environ, model = stack.enter_context(_model(request, n_files=len(tree.files)))
+        fleet.app.use(place.url)
+        stack.callback(fleet.app.close)
+        _refuse_used(place)
+        director = _Director(request, place, screen, started_us)
+        asyncio.run(director.direct(tree, environ))
+        return _conclude(director, tree, model)
+
+
+# ---------------------------------------------------------------- the place
+
+
+@contextmanager
+def _place(request: Request) -> Iterator[_Place]:
+    if request.db is not None:
+        database = request.db.absolute()
+        yield _Place(
+            database=database,
+            journal=database.with_name(f"{database.name}.demo.jsonl"),
+            log=database.with_name(f"{database.name}.demo.log"),
+        )
+    elif request.keep:
+        folder = Path(tempfile.mkdtemp(prefix="sennit-demo-"))
+        yield _Place(database=folder / "demo.db", journal=folder / "journal.jsonl", log=folder / "workers.log")
+    else:
+        with tempfile.TemporaryDirectory(prefix="sennit-demo-", ignore_cleanup_errors=True) as made:
+            folder = Path(made)
+            yield _Place(database=folder / "demo.db", journal=folder / "journal.jsonl", log=folder / "workers.log")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the folder {folder}: {error.strerror}", fix="choose another with --out"
+        ) from error
+
+
+def _refuse_used(place: _Place) -> None:
+    """The ledger must count this run and nothing else, or it proves nothing."""
+    submitted = fleet.app.ledger().result().submitted
+    if submitted or place.journal.exists():
+        raise UsageError(
+            f"{place.database} holds {submitted} tasks already",
+            why="the demo counts every task of its database, so it wants one of its own",
+            fix="name a new one, as in --db sqlite:///new.db, or leave --db out",
+        )
+
+
+@contextmanager
+def _model(request: Request, *, n_files: int) -> Iterator[tuple[Mapping[str, str], str]]:
+    """Yield the environment for workers, and who reviews: the endpoint of OPENAI_BASE_URL, or our own server."""
+    endpoint = endpoint_from(os.environ)
+    if endpoint is not None:
+        yield os.environ, f"{endpoint.model} at {urlsplit(endpoint.base_url).hostname}"
+        return
+    slots = request.workers * fleet.REVIEWS_PER_WORKER
+    all_s, one_s_max = (REVIEWS_FAST_S, REVIEW_FAST_S_MAX) if request.fast else (REVIEWS_S, REVIEW_S_MAX)
+    settings = ModelServerSettings(
+        seed=request.seed,
+        delay_s_median=min(one_s_max, all_s * slots / n_files),
+        refused_share=REFUSED_SHARE,
+        in_flight_max=slots,
+    )
+    with serving(settings) as (_, base_url):
+        ours = {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "", "OPENAI_MODEL": MODEL}
+        yield {**os.environ, **ours}, "the demo's own model server"
+
+
+# ---------------------------------------------------------------- the run
+
+
+class _Director:
+    """One run, from the first worker to the last result."""
+
+    def __init__(self, request: Request, place: _Place, screen: Screen, started_us: int) -> None:
+        self.request = request
+        self.place = place
+        self.started_us = started_us
+        self.first_us = 0
+        self.ended_us = 0
+        self.killed_us: dict[int, int] = {}  # pid → when
+        self._screen = screen
+        self._to_kill = request.kill and request.workers > 1  # the last worker has nobody to take over
+
+    def since_start_s(self, at_us: int) -> float:
+        return (at_us - self.started_us) / 1e6
+
+    async def direct(self, tree: Plan, environ: Mapping[str, str]) -> None:
+        """Run the fleet to its end, or to the first worker that ends by itself."""
+        self._screen.tell(f"{len(tree.files)} files of {tree.title}, {self.request.workers} worker processes")
+        for path in tree.unreadable:
+            self._screen.tell(f"left out, it cannot be read: {path}")
+        async with crew(self.place.url, n=self.request.workers, environ=environ, log=self.place.log) as hands:
+            bar = self._screen.bar(len(planned_labels(tree)))
+            following = asyncio.create_task(self._follow(hands, bar))
+            breaking = asyncio.create_task(hands.wait_broken())
+            try:
+                await asyncio.wait((following, breaking), return_when=asyncio.FIRST_COMPLETED)
+                await (following if following.done() else breaking)
+            finally:
+                following.cancel()
+                breaking.cancel()
+                await asyncio.gather(following, breaking, return_exceptions=True)
+                bar.close()
+
+    async def _follow(self, hands: Crew, bar: Progress) -> None:
+        """Hand in the plan and see every task end; kill a worker when `KILL_AT` of them have."""
+        root = str(self.request.root.resolve())
+        planned = await fleet.plan.submit(root, FILES_MAX, str(self.place.journal))
+        total = len(planned.tasks) + 1
+        bar.advance(ok=True)
+        for ending in asyncio.as_completed([_end_of(task) for task in planned.tasks]):
+            task, outcome = await ending
+            bar.advance(ok=outcome.state is State.SUCCEEDED)
+            if not self.first_us:
+                self.first_us = uptime_us()
+                after_s = self.since_start_s(self.first_us)
+                self._screen.tell(f"first result after {after_s:.2f} s: {task.kind} {task.label}")
+            if self._to_kill and not self.killed_us and bar.done >= KILL_AT * total:
+                await self._kill(hands, f"after {bar.done} of {total} tasks")
+        self.ended_us = uptime_us()
+
+    async def _kill(self, hands: Crew, when: str) -> None:
+        killed = await hands.kill_one(fleet.app.store)
+        if killed is not None:
+            self.killed_us[killed.pid] = uptime_us()
+            self._screen.tell(f"kill -9 {killed.pid} {when}: it held {killed.held}")
+
+
+async def _end_of(task: PlannedTask) -> tuple[PlannedTask, Outcome]:
+    return task, await fleet.app.store.watch(task.task_id)
+
+
+# ---------------------------------------------------------------- the end
+
+
+def _conclude(run: _Director, tree: Plan, model: str) -> Result:
+    """Take stock and write the report."""
+    entries = journal.read(run.place.journal)
+    seconds = run.since_start_s(run.ended_us)
+    stock = asyncio.run(take_stock(fleet.app.store, tree, entries, seconds=seconds))
+    kills = tuple(Kill(pid, run.since_start_s(at_us)) for pid, at_us in run.killed_us.items())
+    reading = stock.reading or Reading((), (), (), ())
+    written = RunReport(
+        title=tree.title,
+        root=tree.root,
+        command=run.request.command,
+        started_at=datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M"),
+        made_with=f"sennit {sennit.__version__}, Python {platform.python_version()}",
+        model=model,
+        ledger=stock.ledger,
+        files=reading.files,
+        duplicates=reading.duplicates,
+        reviews=reading.reviews,
+        packages=reading.packages,
+        attempts=tuple(
+            journal.attempts(entries, started_us=run.started_us, ended_us=run.ended_us, killed_us=run.killed_us)
+        ),
+        kills=kills,
+        files_left_out=tree.files_left_out,
+    )
+    (run.request.out / "report.md").write_text(render_markdown(written), encoding="utf-8")
+    page = run.request.out / "report.html"
+    page.write_text(render_html(written), encoding="utf-8")
+    return Result(stock=stock, kills=kills, first_result_s=run.since_start_s(run.first_us), report=page)

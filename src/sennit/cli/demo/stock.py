@@ -1,0 +1,199 @@
+"""The stocktaking at the end of a run: what was planned, against the store's rows, the report and the journal.
+
+    planned (read from the tree again) ─┐
+    rows and ledger of the store ───────┼─► Stock: lost, duplicated, rescued, and every discrepancy as a sentence
+    the report's own contents ──────────┤
+    the journal the bodies wrote ───────┘
+
+No witness is asked about itself: what the store counts is compared with what the bodies noted, what it calls
+succeeded with what arrived in the report.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from sennit.cli.demo import fleet
+from sennit.cli.demo.fleet import Planned, PlannedTask, Reading
+from sennit.cli.demo.journal import Entry
+from sennit.cli.demo.plan import Plan
+from sennit.cli.demo.records import Ledger
+from sennit.model.lifecycle import State
+from sennit.model.task import Ledger as StoreLedger
+from sennit.model.task import TaskView
+from sennit.store.protocol import Store
+
+_ROWS_MAX = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stock:
+    """What was found.
+
+    Attributes:
+        problems: every discrepancy, as a sentence.
+        failures: what failed or was cancelled, those with the same error together.
+        reading: the result of the report task; None when it has none.
+    """
+
+    ledger: Ledger
+    problems: tuple[str, ...]
+    failures: tuple[str, ...]
+    reading: Reading | None
+
+    @property
+    def sound(self) -> bool:
+        """True when all that was planned has succeeded exactly once and all witnesses agree."""
+        return self.ledger.balances and not self.problems and not self.failures
+
+
+def planned_labels(tree: Plan) -> set[tuple[str, str]]:
+    """Return (kind, label) of every task that reading this tree takes."""
+    per_file = {(kind, file.path) for file in tree.files for kind in ("analyse", "review")}
+    per_package = {("summarise", package.name) for package in tree.packages}
+    return {("plan", tree.title), ("report", tree.title)} | per_file | per_package
+
+
+async def take_stock(store: Store, tree: Plan, entries: Sequence[Entry], *, seconds: float) -> Stock:
+    """Compare all witnesses of a run that has ended.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    rows = {row.id: row for row in await store.tasks(limit=_ROWS_MAX)}
+    counted, broken = await store.ledger(), await store.verify()
+    tasks = await _planned_tasks(store, tree, rows)
+    reading = await _reading(store, tasks)
+    lost = _lost(tree, tasks, rows, reading)
+    twice = _duplicated(tasks, rows, reading, counted, entries)
+    unbalanced = [] if counted.balanced else [f"the ledger does not balance: {counted.missing} tasks are missing"]
+    ledger = Ledger(
+        submitted=counted.submitted,
+        succeeded=counted.succeeded,
+        failed=counted.failed,
+        cancelled=counted.cancelled,
+        live=counted.live,
+        retries=counted.retried,
+        rescued=counted.crashed,
+        rate_limited=sum(entry.outcome == "rate_limited" for entry in entries),
+        lost=len(lost),
+        duplicated=len(twice),
+        seconds=seconds,
+    )
+    return Stock(
+        ledger=ledger,
+        problems=(*broken, *unbalanced, *lost, *twice, *_contradictions(rows, entries)),
+        failures=tuple(_failures(tasks, rows)),
+        reading=reading,
+    )
+
+
+async def _planned_tasks(store: Store, tree: Plan, rows: dict[int, TaskView]) -> list[PlannedTask]:
+    """Return what was submitted: the plan tasks, and what they say they have submitted."""
+    tasks = []
+    for row in rows.values():
+        if row.handler == fleet.plan.name:
+            tasks.append(PlannedTask("plan", tree.title, row.id))
+            result = (await store.task(row.id)).result
+            if result is not None:
+                tasks += msgspec.json.decode(result, type=Planned).tasks
+    return tasks
+
+
+async def _reading(store: Store, tasks: Iterable[PlannedTask]) -> Reading | None:
+    for task in tasks:
+        if task.kind == "report":
+            result = (await store.task(task.task_id)).result
+            return None if result is None else msgspec.json.decode(result, type=Reading)
+    return None
+
+
+def _delivered(reading: Reading) -> Counter[tuple[str, str]]:
+    """Return how often the report holds the result of each task."""
+    return Counter(
+        [
+            *(("analyse", file.path) for file in reading.files),
+            *(("review", review.path) for review in reading.reviews),
+            *(("summarise", package.name) for package in reading.packages),
+        ]
+    )
+
+
+def _lost(tree: Plan, tasks: Iterable[PlannedTask], rows: dict[int, TaskView], reading: Reading | None) -> list[str]:
+    """Say which tasks of the tree have no ending, or succeeded and did not reach the report."""
+    ids = {(task.kind, task.label): task.task_id for task in tasks}
+    delivered = None if reading is None else _delivered(reading)
+    lost: list[str] = []
+    for kind, label in sorted(planned_labels(tree)):
+        row = rows.get(ids.get((kind, label), 0))
+        if row is None:
+            lost.append(f"lost: {kind} {label} is not in the store")
+        elif row.state.live:
+            lost.append(f"lost: {kind} {label} (task {row.id}) has not ended, it is {row.state}")
+        elif kind in {"plan", "report"} or row.state is not State.SUCCEEDED or delivered is None:
+            continue
+        elif not delivered[kind, label]:
+            lost.append(f"lost: {kind} {label} (task {row.id}) succeeded and is not in the report")
+    return lost
+
+
+def _duplicated(
+    tasks: Sequence[PlannedTask],
+    rows: dict[int, TaskView],
+    reading: Reading | None,
+    counted: StoreLedger,
+    entries: Sequence[Entry],
+) -> list[str]:
+    """Say what was submitted, accepted, delivered or run once too often."""
+    labels = Counter((task.kind, task.label) for task in tasks)
+    twice = [f"duplicated: {kind} {label} was submitted {n} times" for (kind, label), n in labels.items() if n > 1]
+    strangers = rows.keys() - {task.task_id for task in tasks}
+    twice += [
+        f"duplicated: task {task_id} ({rows[task_id].handler}) was never planned" for task_id in sorted(strangers)
+    ]
+    if reading is not None:
+        delivered = _delivered(reading)
+        twice += [
+            f"duplicated: {kind} {label} is {n} times in the report" for (kind, label), n in delivered.items() if n > 1
+        ]
+    succeeded = {row.id: row.attempt for row in rows.values() if row.state is State.SUCCEEDED}
+    surplus = counted.succeeded - counted.pruned - len(succeeded)
+    twice += [f"duplicated: a success beyond the {len(succeeded)} tasks that have one was accepted"] * max(0, surplus)
+    again = {entry.task_id for entry in entries if entry.attempt > succeeded.get(entry.task_id, entry.attempt)}
+    twice += [f"duplicated: task {task_id} ran again after its result was accepted" for task_id in sorted(again)]
+    return twice
+
+
+def _contradictions(rows: dict[int, TaskView], entries: Sequence[Entry]) -> list[str]:
+    """Say where the journal and the store disagree about attempts."""
+    ended = {(entry.task_id, entry.attempt): entry.outcome for entry in entries if entry.outcome != "started"}
+    last = {entry.task_id: entry.attempt for entry in sorted(entries, key=lambda entry: entry.attempt)}
+    found = [
+        f"task {row.id} succeeded with attempt {row.attempt}, and no body says so"
+        for row in rows.values()
+        if row.state is State.SUCCEEDED and ended.get((row.id, row.attempt)) != "succeeded"
+    ]
+    found += [
+        f"attempt {entry.attempt} of task {entry.task_id} died and was not taken up again"
+        for entry in entries
+        if (entry.task_id, entry.attempt) not in ended and last[entry.task_id] == entry.attempt
+    ]
+    return found
+
+
+def _failures(tasks: Iterable[PlannedTask], rows: dict[int, TaskView]) -> list[str]:
+    """Say what failed, once per kind and error, with one example."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for task in tasks:
+        row = rows.get(task.task_id)
+        if row is not None and row.state in {State.FAILED, State.CANCELLED}:
+            error = str(row.state) if row.error is None else f"{row.error.kind}: {row.error.message}"
+            alike.setdefault((task.kind, error), []).append(task.label)
+    return [
+        f"{kind} of {labels[0]}{f' and {len(labels) - 1} more' if len(labels) > 1 else ''}: {error}"
+        for (kind, error), labels in alike.items()
+    ]

@@ -1,0 +1,144 @@
+"""stdout: JSON Lines for programs, aligned columns for people, and the words for times and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+import msgspec
+
+from sennit.model.task import ErrorInfo, Ledger, LogLine, TaskView, WorkerInfo
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def emit(value: Any) -> None:
+    """Write one line of JSON."""
+    click.echo(msgspec.json.encode(value))
+
+
+def rfc3339(at_us: int | None) -> str | None:
+    """Return a moment of the store's clock (µs since the epoch) as RFC 3339 in UTC."""
+    if at_us is None:
+        return None
+    return (_EPOCH + timedelta(microseconds=at_us)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def span(seconds: float) -> str:
+    """Return a duration for people: 0.4s, 12s, 4m12s, 3h07m, 2d05h."""
+    if seconds < 10:
+        return f"{max(seconds, 0.0):.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 86_400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 86_400}d{whole % 86_400 // 3600:02}h"
+
+
+def size(n_bytes: int) -> str:
+    """Return a size for people, in powers of 1024."""
+    amount = float(n_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, right: frozenset[str] = frozenset()) -> None:
+    """Write aligned columns; those named in `right` are flush right. The last one is not padded."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(head)]
+    for line in ([*head], *cells):
+        parts = [
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for name, cell, width in zip(head, line, widths, strict=True)
+        ]
+        click.echo("  ".join(parts).rstrip())
+
+
+def _error(error: ErrorInfo | None) -> dict[str, str] | None:
+    if error is None:
+        return None
+    return {"kind": error.kind, "message": error.message, "traceback": error.traceback, "fix": error.fix}
+
+
+def task_json(task: TaskView) -> dict[str, Any]:
+    """Return the keys of `sennit.task/1`; a key may be added, none is taken away within version 1."""
+    return {
+        "schema": "sennit.task/1",
+        "id": task.id,
+        "handler": task.handler,
+        "queue": task.queue,
+        "state": str(task.state),
+        "priority": task.priority.name.lower(),
+        "attempt": task.attempt,
+        "failures": task.failures,
+        "crashes": task.crashes,
+        "thread_id": task.thread_id,
+        "key": task.key,
+        "parent_id": task.parent_id,
+        "waiting_for": task.waiting_for,
+        "worker_id": task.worker_id,
+        "reason": task.reason,
+        "created_at": rfc3339(task.created_us),
+        "due_at": rfc3339(task.due_us),
+        "started_at": rfc3339(task.started_us),
+        "done_at": rfc3339(task.done_us),
+        "error": _error(task.error),
+    }
+
+
+def raw(payload: bytes | None) -> Any:
+    """Return stored JSON so that it is written as it is."""
+    return None if payload is None else msgspec.Raw(payload)
+
+
+def log_json(line: LogLine) -> dict[str, Any]:
+    """Return the keys of `sennit.log/1`."""
+    return {
+        "schema": "sennit.log/1",
+        "seq": line.seq,
+        "task_id": line.task_id,
+        "attempt": line.attempt,
+        "at": rfc3339(line.at_us),
+        "level": line.level,
+        "text": line.text,
+    }
+
+
+def worker_json(worker: WorkerInfo) -> dict[str, Any]:
+    """Return what `status` says of one process."""
+    return {
+        "id": worker.id,
+        "role": worker.role,
+        "pid": worker.pid,
+        "host": worker.host,
+        "queues": worker.queues,
+        "running": worker.running,
+        "started_at": rfc3339(worker.started_us),
+        "lease_until": rfc3339(worker.expire_us),
+    }
+
+
+def ledger_json(ledger: Ledger) -> dict[str, int]:
+    """Return the counts and what is missing."""
+    return {**msgspec.structs.asdict(ledger), "missing": ledger.missing}
+
+
+def ledger_line(ledger: Ledger) -> str:
+    """Return the ledger as one line for people."""
+    verdict = "✓ nothing missing" if ledger.balanced else f"✕ {abs(ledger.missing):,} {_wrong(ledger)}"
+    return (
+        f"submitted {ledger.submitted:,} = succeeded {ledger.succeeded:,} + failed {ledger.failed:,}"
+        f" + cancelled {ledger.cancelled:,} + live {ledger.live:,}   {verdict}"
+    )
+
+
+def _wrong(ledger: Ledger) -> str:
+    return "missing" if ledger.missing > 0 else "counted twice"

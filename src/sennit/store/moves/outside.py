@@ -1,0 +1,61 @@
+"""Somebody from outside decides about a task: cancel it, resume it, revive it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from sennit.model.lifecycle import State
+from sennit.model.task import ErrorInfo
+from sennit.store.effects import Effects
+from sennit.store.moves import look
+from sennit.store.moves.end import stop
+from sennit.store.moves.place import make_ready
+from sennit.store.sql import statements
+
+(_UNPARK,) = statements("sqlite", "resume")
+_REOPEN, _WAIT_AGAIN, _PLACE = statements("sqlite", "revive")
+
+
+def cancel(connection: sqlite3.Connection, effects: Effects, task_ids: Sequence[int], reason: str) -> list[bool]:
+    """End open tasks; False for one that has ended.
+
+    Raises:
+        TaskNotFound: the caller rolls back.
+    """
+    live = {i for i in task_ids if look.outcome(connection, i) is None}
+    stop(connection, effects, sorted(live), State.CANCELLED, ErrorInfo(kind="cancelled", message=reason))
+    answers = []
+    for task_id in task_ids:
+        answers.append(task_id in live)
+        live.discard(task_id)  # named twice, it was cancelled once
+    return answers
+
+
+def resume(connection: sqlite3.Connection, effects: Effects, task_id: int) -> bool:
+    """Make a suspended task ready; False for any other."""
+    rows = connection.execute(_UNPARK, (task_id,)).fetchall()
+    if rows:
+        _place(connection, effects, task_id, rows[0])
+    return bool(rows)
+
+
+def revive(connection: sqlite3.Connection, effects: Effects, task_id: int) -> bool:
+    """Make a failed or cancelled task ready; False for any other. Its limits went when it ended.
+
+    Raises:
+        TaskNotFound: the caller rolls back.
+    """
+    ended = look.outcome(connection, task_id)
+    if ended is None or ended.state is State.SUCCEEDED:
+        return False
+    connection.execute(_REOPEN, (task_id,))
+    connection.execute(_WAIT_AGAIN, (task_id,))
+    effects.counts[str(ended.state)] -= 1
+    _place(connection, effects, task_id, (ended.attempt, 0, 0))
+    return True
+
+
+def _place(connection: sqlite3.Connection, effects: Effects, task_id: int, counts: tuple[int, int, int]) -> None:
+    queue, priority, thread_id = connection.execute(_PLACE, (task_id,)).fetchone()
+    make_ready(connection, effects, task_id, queue=queue, priority=priority, thread_id=thread_id, counts=counts)

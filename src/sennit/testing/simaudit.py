@@ -1,0 +1,211 @@
+"""The audit of a simulated fleet: sees every write as it is applied and every body as it starts, and objects.
+
+It keeps its own books beside the store's, so a store or a dispatcher that lies is found out. A broken promise ends the
+simulation at once, also when it is found inside a body, whose errors are the worker's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from sennit.errors import BrokenPromise
+from sennit.model.lifecycle import State
+from sennit.model.task import Claim, Claimed, Ending, Succeeded, TaskView
+from sennit.store.protocol import Store
+
+__all__ = ["Audit", "Planned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What the audit knows of a submitted task: its parents, their policy, how many children each of its calls makes."""
+
+    parents: tuple[int, ...]
+    policy: str
+    children: int
+
+
+@dataclass(slots=True)
+class _Running:
+    """Bodies of one process that run now, by claim."""
+
+    queues: dict[Claim, str] = field(default_factory=dict)
+    has_waited: set[Claim] = field(default_factory=set)
+    waits: set[Claim] = field(default_factory=set)
+    starts: int = 0
+
+
+class Audit:
+    """The books of one fleet.
+
+    Args:
+        truth: a connection to its store that answers at once.
+        loop: ends with an error when a promise is broken.
+    """
+
+    def __init__(self, truth: Store, loop: asyncio.AbstractEventLoop) -> None:
+        self._truth = truth
+        self._loop = loop
+        self.plans: dict[int, Planned] = {}
+        self.revived: set[int] = set()
+        self.accepted: dict[Claim, str] = {}
+        self.refused = 0
+        self._saved: dict[tuple[int, bytes], int] = {}
+        self._running: dict[str, _Running] = {}
+        self._met: Counter[tuple[int, int]] = Counter()
+
+    def object(self, what: str) -> NoReturn:
+        """Say that a promise is broken, here and, since a worker catches what its bodies raise, on the loop."""
+        fault = BrokenPromise(what)
+        self._loop.call_soon(_raise, fault, context=Context())  # an empty context belongs to the main process
+        raise fault
+
+    def view(self, task_id: int) -> TaskView:
+        """Return a task as it is stored now."""
+        return self._truth.task(task_id).wait()
+
+    # ------------------------------------------------------------ writes, as they are applied
+
+    def holds(self, claim: Claim) -> bool:
+        """Return whether this attempt is the one that may write."""
+        view = self.view(claim.task_id)
+        return view.state is State.RUNNING and view.attempt == claim.attempt and claim not in self.accepted
+
+    def before_endings(self, endings: Sequence[Ending]) -> list[bool]:
+        """Return which endings ought to be accepted."""
+        return [self.holds(ending.claim) for ending in endings]
+
+    def after_endings(self, endings: Sequence[Ending], held: Sequence[bool], accepted: Sequence[bool]) -> None:
+        """Check and note which were."""
+        for ending, may, did in zip(endings, held, accepted, strict=True):
+            if did and ending.claim in self.accepted:
+                self.object(f"{ending.claim} ended twice: {self.accepted[ending.claim]}, then {ending}")
+            if may != did:
+                self.object(f"{ending} was {'refused' if may else 'accepted'}, and the attempt is {_held(may)}")
+            if did:
+                self.accepted[ending.claim] = type(ending).__name__
+            else:
+                self.refused += 1
+
+    def after_step(self, claim: Claim, result: bytes, *, held: bool, accepted: bool) -> None:
+        """Check and note a saved step."""
+        if held != accepted:
+            self.object(
+                f"a step of {claim} was {'accepted' if accepted else 'refused'}, and the attempt is {_held(held)}"
+            )
+        if accepted:
+            self._saved.setdefault((claim.task_id, result), claim.attempt)
+        else:
+            self.refused += 1
+
+    # ------------------------------------------------------------ bodies
+
+    def step_runs(self, claim: Claim, result: bytes) -> None:
+        """A step is being computed: no earlier attempt may have saved it. (A zombie may compute one in vain.)"""
+        attempt = self._saved.get((claim.task_id, result))
+        if attempt is not None and attempt < claim.attempt:
+            self.object(f"{claim} computes {result!r} again, which attempt {attempt} had saved")
+
+    def first_time(self, task_id: int, move: int) -> bool:
+        """Return whether this move of a task's body is met for the first time."""
+        self._met[task_id, move] += 1
+        return self._met[task_id, move] == 1
+
+    @contextmanager
+    def body(self, process: str, task: Claimed, inputs: Sequence[Any], *, slots: int) -> Iterator[None]:
+        """A body runs in this block."""
+        running = self._running.setdefault(process, _Running())
+        self._check_parents(task, inputs)
+        running.starts += 1
+        running.queues[task.claim] = task.queue
+        fresh = sum(queue == task.queue and claim not in running.has_waited for claim, queue in running.queues.items())
+        if fresh > slots:  # one that has waited lent its slot, and may go on before the borrower ends
+            self.object(f"{process} runs {fresh} bodies in the {slots} slots of queue {task.queue!r}")
+        try:
+            yield
+        finally:
+            for kept in (running.has_waited, running.waits):
+                kept.discard(task.claim)
+            running.queues.pop(task.claim, None)
+
+    @contextmanager
+    def waiting(self, process: str, claim: Claim) -> Iterator[None]:
+        """A body waits for other tasks in this block."""
+        running = self._running[process]
+        running.has_waited.add(claim)
+        running.waits.add(claim)
+        try:
+            yield
+        finally:
+            running.waits.discard(claim)
+
+    def busy(self, process: str, queue: str) -> int:
+        """Return how many slots of a queue bodies hold that are not waiting."""
+        running = self._running.get(process, _Running())
+        return sum(q == queue and claim not in running.waits for claim, q in running.queues.items())
+
+    def starts(self, process: str) -> int:
+        """Return how many bodies a process has started."""
+        return self._running.get(process, _Running()).starts
+
+    def _check_parents(self, task: Claimed, inputs: Sequence[Any]) -> None:
+        plan = self.plans.get(task.id)
+        if plan is None or task.id in self.revived:
+            return
+        for parent_id, value in zip(plan.parents, inputs, strict=True):
+            state = self.view(parent_id).state
+            if parent_id in self.revived:
+                continue  # it may have ended otherwise when this task was claimed
+            if state is State.SUCCEEDED:
+                if value is None or value["task"] != parent_id:
+                    self.object(f"task {task.id} got {value} for the result of task {parent_id}")
+            elif plan.policy != "run" or state.live:
+                self.object(f"task {task.id} ({plan.policy}) started while its parent {parent_id} is {state}")
+
+    # ------------------------------------------------------------ the end
+
+    def check_all(self) -> None:
+        """Check the whole store, when everything has ended."""
+        ledger, views = self._truth.ledger().wait(), self._truth.tasks(limit=10**6).wait()
+        faults = [*self._truth.verify().wait()]
+        if not ledger.balanced:
+            faults.append(f"the ledger does not balance: {ledger}")
+        if ledger.submitted != len(views):
+            faults.append(f"{ledger.submitted} tasks were submitted and {len(views)} are stored")
+        known = {view.id for view in views}
+        faults += [f"task {task_id} was acknowledged and is gone" for task_id in self.plans if task_id not in known]
+        faults += [f"task {v.id} is {v.state} for ever: {v}" for v in views if v.state.live]
+        for view in views:
+            faults += self._faults_of(view)
+        faults += self._faults_of_families(views)
+        if faults:
+            raise BrokenPromise("; ".join(faults))
+
+    def _faults_of(self, view: TaskView) -> Iterator[str]:
+        kinds = [kind for claim, kind in self.accepted.items() if claim.task_id == view.id]
+        wanted = int(view.state is State.SUCCEEDED)
+        if kinds.count(Succeeded.__name__) != wanted:
+            yield f"task {view.id} is {view.state} and {kinds.count(Succeeded.__name__)} successes were accepted"
+        elif wanted and self.accepted.get(Claim(view.id, view.attempt)) != Succeeded.__name__:
+            yield f"the result of task {view.id} is not of its last attempt {view.attempt}"
+
+    def _faults_of_families(self, views: Iterable[TaskView]) -> Iterator[str]:
+        families = Counter(view.parent_id for view in views)
+        for view in views:
+            plan = self.plans.get(view.id)
+            if plan is not None and view.state is State.SUCCEEDED and families[view.id] != plan.children:
+                yield f"task {view.id} made {plan.children} children and {families[view.id]} are stored"
+
+
+def _raise(fault: BrokenPromise) -> None:
+    raise fault
+
+
+def _held(held: bool) -> str:  # noqa: FBT001 - a word for a fact
+    return "held" if held else "not held any more"

@@ -1,0 +1,318 @@
+"""Worker processes for the tests: real ones, with a journal that says what their bodies did.
+
+    test ── Popen ──► python -m tests.crash.fleet ── one line per event ──► pipe ──► Journal.wait_for(fact)
+
+The journal is a pipe that all worker processes of a test share. What was written before a SIGKILL is still in it, a
+line is one `write` (so lines of several processes never mix), and a test that waits for a fact sleeps until one comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sennit
+from sennit import App, Handle, step
+from sennit.submit.context import current
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_S = 30.0  # for a fact on a busy machine; none of them takes a tenth of it on an idle one
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of the journal. `at_s` is the monotonic clock, which all processes of a host share."""
+
+    what: str
+    task_id: int
+    attempt: int
+    pid: int
+    at_s: float
+    note: str = ""
+
+
+class Journal:
+    """Reads what worker processes write, on an OS thread of its own."""
+
+    def __init__(self) -> None:
+        self._reader, self.writer = os.pipe()
+        self._records: list[Record] = []
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._read, name="journal", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with open(self._reader, encoding="utf-8") as lines:  # noqa: PTH123 - a descriptor has no path
+            for line in lines:
+                what, task_id, attempt, pid, at_s, note = line.rstrip("\n").split(" ", 5)
+                record = Record(what, int(task_id), int(attempt), int(pid), float(at_s), note)
+                with self._news:
+                    self._records.append(record)
+                    self._news.notify_all()
+
+    @property
+    def records(self) -> list[Record]:
+        """What has been read so far."""
+        with self._news:
+            return list(self._records)
+
+    def of(self, what: str) -> list[Record]:
+        """Return the records of one kind so far."""
+        return [r for r in self.records if r.what == what]
+
+    def wait_for(self, what: str, n: int = 1, *, where: Callable[[Record], bool] = lambda _: True) -> list[Record]:
+        """Wait until `n` records of a kind are there and return them; fail after `WAIT_S`."""
+
+        def found() -> list[Record]:
+            return [r for r in self._records if r.what == what and where(r)]
+
+        with self._news:
+            if not self._news.wait_for(lambda: len(found()) >= n, WAIT_S):
+                raise AssertionError(f"{len(found())} of {n} {what!r} after {WAIT_S:g} s; all: {self._records[-20:]}")
+            return found()
+
+    def wait_for_more(self, seen: int) -> int:
+        """Wait until more than `seen` records are there; return how many there are."""
+        with self._news:
+            assert self._news.wait_for(lambda: len(self._records) > seen, WAIT_S), f"nothing new after {seen} records"
+            return len(self._records)
+
+    def close(self) -> None:
+        """Read to the end; every worker process must have ended."""
+        os.close(self.writer)
+        self._thread.join(WAIT_S)
+
+
+def write(what: str, note: str = "", *, fd: int | None = None) -> None:
+    """In a body: write one line."""
+    attempt = current()
+    task_id, number = (0, 0) if attempt is None else attempt.task.claim
+    line = f"{what} {task_id} {number} {os.getpid()} {time.monotonic():.6f} {note}\n"
+    os.write(int(os.environ["FLEET_JOURNAL"]) if fd is None else fd, line.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """The handlers that worker processes and tests know under the same names."""
+
+    app: App
+    leaf: Any
+    leaf_sync: Any
+    spread: Any
+    join: Any
+    hold: Any
+    hold_sync: Any
+    late: Any
+    stubborn: Any
+    mark: Any
+
+
+def handlers(app: App) -> Handlers:  # noqa: C901 - a list of small handlers, not one decision
+    """Register the handlers of the crash tests on `app`."""
+
+    @app.task(name="leaf")
+    async def leaf(n: int) -> int:
+        """Two steps; the journal says when each ran and when it was acknowledged as saved."""
+        write("start")
+
+        async def half(which: int) -> int:
+            write("ran", f"half-{which}")
+            await asyncio.sleep(0.02)
+            return n * 10 + which
+
+        total = 0
+        for which in (1, 2):
+            total += await step(half, which)
+            write("saved", f"half-{which}")
+        write("end")
+        return total
+
+    @app.task(name="leaf_sync")
+    def leaf_sync(n: int) -> int:
+        write("start")
+
+        def whole(n: int) -> int:
+            write("ran", "whole")
+            time.sleep(0.03)
+            return n
+
+        value = step(whole, n).result()
+        write("saved", "whole")
+        write("end")
+        return value
+
+    @app.task(name="spread")
+    async def spread(n: int) -> int:
+        """Three children; it waits for them, and after a crash finds them again."""
+        write("start")
+        children = leaf.options(crashes_max=1000).map(range(n, n + 3))
+        total = sum(await children)
+        write("end")
+        return total
+
+    @app.task(name="join")
+    def join(parts: list[int]) -> int:
+        write("start")
+        write("end")
+        return sum(parts)
+
+    @app.task(name="hold")
+    async def hold() -> str:
+        """The first attempt waits for ever; it notes how it was stopped."""
+        write("start")
+        attempt = current()
+        if attempt is not None and attempt.task.attempt > 1:
+            return "done by another"
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            write("stopped")
+            raise
+        return "never"
+
+    @app.task(name="hold_sync")
+    def hold_sync() -> str:
+        """The same in an OS thread, in many short Python instructions."""
+        write("start")
+        attempt = current()
+        if attempt is not None and attempt.task.attempt > 1:
+            return "done by another"
+        try:
+            while True:
+                time.sleep(0.01)
+        finally:
+            write("stopped")
+
+    @app.task(name="late")
+    async def late(how: str, sleep_s: float) -> str:
+        """The first attempt writes when it wakes up: its ending, a step or children."""
+        write("start")
+        attempt = current()
+        number = 0 if attempt is None else attempt.task.attempt
+        if number == 1:
+            await asyncio.sleep(sleep_s)
+            write("woke")
+        if how == "step":
+
+            def which() -> int:
+                return number
+
+            value = await step(which)
+            write("step", str(value))
+        if how == "child":
+            child = mark.submit(f"child of attempt {number}")
+            write("child", await child)
+        return f"attempt {number}"
+
+    @app.task(name="stubborn")
+    async def stubborn() -> str:
+        """Does not care about being cancelled."""
+        write("start")
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                write("ignored")
+
+    @app.task(name="mark")
+    async def mark(note: str) -> str:
+        write("start", note)
+        return note
+
+    return Handlers(app, leaf, leaf_sync, spread, join, hold, hold_sync, late, stubborn, mark)
+
+
+# ---------------------------------------------------------------- processes
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Worker processes on one database, and the journal of their bodies."""
+
+    url: str
+    journal: Journal = field(default_factory=Journal)
+    settings: dict[str, str] = field(default_factory=dict)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, **environ: str) -> subprocess.Popen[bytes]:
+        """Start one worker process; `journal.wait_for("ready")` tells when it works."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.fleet"],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(Path(sennit.__file__).parents[1]), str(ROOT)]),
+                "SENNIT_DB": self.url,
+                "SENNIT_DURABILITY": "normal",
+                "FLEET_JOURNAL": str(self.journal.writer),
+                **self.settings,
+                **environ,
+            },
+            pass_fds=[self.journal.writer],
+        )
+        self.processes.append(process)
+        return process
+
+    def start_ready(self, n: int = 1, **environ: str) -> list[subprocess.Popen[bytes]]:
+        """Start `n` processes and wait until they work."""
+        processes = [self.start(**environ) for _ in range(n)]
+        for process in processes:
+            self.journal.wait_for("ready", where=lambda r, pid=process.pid: r.pid == pid)  # type: ignore[misc]
+        return processes
+
+    def close(self) -> None:
+        """End every process, frozen ones too, and read the journal to its end."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        self.journal.close()
+
+
+@contextmanager
+def fleet(url: str, **settings: str) -> Iterator[Fleet]:
+    """Yield a fleet without processes; settings as `SENNIT_LEASE_S="0.5"`."""
+    some = Fleet(url, settings=settings)
+    try:
+        yield some
+    finally:
+        some.close()
+
+
+def client(url: str) -> Handlers:
+    """Return the same handlers on an app that only submits."""
+    return handlers(App(url, durability="normal"))
+
+
+def values(handles: list[Handle[Any]], timeout_s: float = WAIT_S) -> list[Any]:
+    """Return all results."""
+    return [handle.result(timeout_s) for handle in handles]
+
+
+async def main() -> None:
+    """Work until SIGINT, SIGTERM or worse."""
+    app = App()
+    handlers(app)
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+    async with app:
+        write("ready")
+        await over.wait()
+    write("left")
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        write("left", "interrupted")

@@ -1,0 +1,155 @@
+"""Every code block of README.md and docs/ runs, in the order of its page, in a folder of its own.
+
+    ```python             run as a script; the first line `# name.py` says under which name it is saved
+    ```sh                 run by a shell; with lines that start with `$ `, those are the commands, the rest is output
+    <!-- not run: why --> before a block: it is only checked to be Python
+
+What a page starts in the background ends with the page.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOT_RUN_MAX = 6
+README_LINES_MAX = 150
+BLOCK_S_MAX = 40.0  # on a busy machine; alone, none takes five seconds
+
+_BLOCK = re.compile(
+    r"(?:^<!-- not run: (?P<reason>[^\n]+?) -->\n)?^```(?P<language>python|sh)\n(?P<text>.*?)^```$", re.M | re.S
+)
+_FILE_NAME = re.compile(r"# (?P<name>[\w.-]+\.(?:py|toml))\n")
+
+
+class Block(NamedTuple):
+    """One fenced block; `reason` says why it is not run, or is empty."""
+
+    line: int
+    language: str
+    text: str
+    reason: str
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(text.count("\n", 0, m.start("language")) + 1, m["language"], m["text"], m["reason"] or "")
+        for m in _BLOCK.finditer(text)
+    ]
+
+
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+PAGES_WITH_BLOCKS = [page for page in PAGES if any(not block.reason for block in blocks_of(page))]
+
+
+class Folder:
+    """A temporary folder in which a page's blocks run, with `python` and `sennit` on the PATH."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path / "page"
+        self.path.mkdir()
+        tools = path / "bin"
+        tools.mkdir()
+        for name, arguments in (("python", ""), ("sennit", " -m sennit")):
+            tool = tools / name
+            tool.write_text(f'#!/bin/sh\nexec {sys.executable}{arguments} "$@"\n', encoding="utf-8")
+            tool.chmod(0o755)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SENNIT_")}
+        self._environ = kept | {
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT / "src"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        self._groups: list[int] = []
+
+    def run(self, block: Block) -> tuple[int, str]:
+        """Run one block; return the exit code and all it printed."""
+        match block.language:
+            case "python":
+                named = _FILE_NAME.match(block.text)
+                name = named["name"] if named else f"line_{block.line}.py"
+                (self.path / name).write_text(block.text, encoding="utf-8")
+                argv = [sys.executable, name]
+            case _:
+                commands = [line[2:] for line in block.text.splitlines() if line.startswith("$ ")]
+                argv = ["sh", "-e", "-c", "\n".join(commands) or block.text]
+        output = self.path.parent / f"output-{block.line}"  # a file: a background process may hold it open
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                argv, cwd=self.path, env=self._environ, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+            self._groups.append(process.pid)
+            code = process.wait(BLOCK_S_MAX)
+        return code, output.read_text(encoding="utf-8", errors="replace")
+
+    def close(self) -> None:
+        """End what is still running."""
+        for group in self._groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Folder]:
+    some = Folder(tmp_path)
+    yield some
+    some.close()
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_BLOCKS, ids=page_name)
+def test_every_block_of_the_page_runs(page: Path, folder: Folder) -> None:
+    for block in blocks_of(page):
+        if block.reason:
+            continue
+
+        code, output = folder.run(block)
+
+        assert code == 0, f"{page_name(page)}:{block.line} ended with {code}:\n{output}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_python_blocks_that_are_not_run_are_at_least_python(page: Path) -> None:
+    for block in blocks_of(page):
+        if block.language == "python":
+            compile(block.text, f"{page_name(page)}:{block.line}", "exec")
+
+
+def test_few_blocks_are_not_run() -> None:
+    not_run = [f"{page_name(page)}:{block.line} {block.reason}" for page in PAGES for block in blocks_of(page) if block.reason]
+
+    assert len(not_run) <= NOT_RUN_MAX, not_run
+
+
+def test_a_fence_without_a_language_that_runs_says_what_it_is() -> None:
+    """`text`, `toml`, `sql` and `console` are shown, `python` and `sh` run; a bare fence hides which was meant."""
+    bare = []
+    for page in PAGES:
+        opens = True
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+            if line.startswith("```"):
+                if opens and line.removeprefix("```") not in {"python", "sh", "text", "toml", "sql"}:
+                    bare.append(f"{page_name(page)}:{number} {line}")
+                opens = not opens
+
+    assert bare == []
+
+
+def test_the_readme_is_short() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+
+    assert len(lines) <= README_LINES_MAX

@@ -1,0 +1,23 @@
+"""An app on a SQLite file of its own, for the tests of the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sennit import App
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/fleet.db"
+
+
+@pytest.fixture
+def app(url: str) -> Iterator[App]:
+    """Not working yet: `with app` or `async with app` starts it. `normal` spares the tests an fsync per commit."""
+    app = App(url, durability="normal")
+    yield app
+    app.close()
