@@ -3,7 +3,7 @@
     python bench/run.py [--peers huey dbos] [--rounds 3] [--workloads chain fan] [--json history.jsonl]
 
 Each case of each side is a fresh process. Within a round the sides take turns case by case, so that a slow minute of
-the machine hits all of them; a ratio is the median of the ratios within the rounds, never a ratio of medians.
+the machine hits all of them.
 """
 
 from __future__ import annotations
@@ -12,70 +12,101 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shlex
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 import msgspec
 from cases import CASES, Case
+from report import Answer, Machine, Report, page, reference_page
 
 BENCH_DIR: Final = Path(__file__).resolve().parent
-CASE_TIMEOUT_S: Final = 120.0
+CASE_TIMEOUT_S: Final = 240.0
+ASKS_MAX: Final = 4
+CALM_LOOK_S: Final = 0.5
+CALM_WAIT_S: Final = 60.0
+CALM_PATIENCE_S: Final = 1200.0
 ERROR_LINES: Final = 25
 PEERS: Final = ("huey", "dbos")
 MODULES: Final = {"sennit": "workloads", "raw": "limits", "huey": "peers.huey_peer", "dbos": "peers.dbos_peer"}
-
-# Which way is better, by the end of a figure's name; the rest are counts and have no ratio.
-BETTER_UP: Final = ("_per_s",)
-BETTER_DOWN: Final = ("_ms", "_s", "_mb", "_percent")
-
-
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the figures come from."""
-
-    cpu: str
-    cores: int
-    kernel: str
-    python: str
-    sqlite: str
-    load_before: float
-    versions: dict[str, str]
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What one side said to one case in one round."""
-
-    round_: int
-    case: str
-    side: str
-    figures: dict[str, float] = {}
-    error: str = ""
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One run: a line of the history file."""
-
-    at: str
-    command: str
-    machine: Machine
-    answers: list[Answer]
+TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 # ------------------------------------------------------------------------------------------------------ running
 
 
-def ask(side: str, case: Case, *, python: str, round_: int, folder: str) -> Answer:
-    """Run one case of one side; an error is an answer too, so that the other sides still run."""
+class Surroundings:
+    """What else the machine does between two moments: the load, and the CPU time that is not our children's."""
+
+    def __init__(self) -> None:
+        self.load_before = os.getloadavg()[0]
+        self._began_s = time.monotonic()
+        self._others_s = self._others()
+
+    @staticmethod
+    def _others() -> float:
+        # user nice system idle iowait irq softirq steal, in ticks, of all cores (proc(5)).
+        ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        ours = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return (sum(ticks) - ticks[3] - ticks[4]) / TICKS_PER_S - sum(used.ru_utime + used.ru_stime for used in ours)
+
+    def facts(self) -> dict[str, float]:
+        """Return the fields of an `Answer` that say how disturbed it was."""
+        others_s = max(0.0, self._others() - self._others_s)
+        return {
+            "load_before": self.load_before,
+            "load_after": os.getloadavg()[0],
+            "others_percent": 100 * others_s / (time.monotonic() - self._began_s),
+        }
+
+
+class Calm:
+    """What may be spent on a busy machine: on waiting for it, and on asking again what it has disturbed.
+
+    Args:
+        percent: what other programs may take of a core; infinite is not to care.
+        patience_s: for the whole run; when it is used up, answers are taken as they come.
+    """
+
+    def __init__(self, percent: float, *, patience_s: float) -> None:
+        self._percent = percent
+        self._left_s = patience_s
+
+    def answer(self, ask_once: Callable[[], Answer]) -> Answer:
+        """Return the least disturbed of as many answers as it takes, ASKS_MAX at most, whatever its figures are."""
+        began_s = time.monotonic()
+        asked = [ask_once()]
+        while asked[-1].others_percent > self._percent and len(asked) < ASKS_MAX and self._left_s > 0:
+            until_s = time.monotonic() + min(self._left_s, CALM_WAIT_S)
+            while self._others_percent() > self._percent and time.monotonic() < until_s:
+                pass  # looking takes CALM_LOOK_S
+            asked.append(ask_once())
+        if len(asked) > 1:
+            self._left_s -= time.monotonic() - began_s
+        return min(asked, key=lambda one: one.others_percent)
+
+    @staticmethod
+    def _others_percent() -> float:
+        around = Surroundings()
+        time.sleep(CALM_LOOK_S)
+        return around.facts()["others_percent"]
+
+
+def ask(side: str, case: Case, *, python: str, folder: str, quick: bool) -> tuple[dict[str, float], str]:
+    """Run one case of one side; return its figures, or what went wrong, so that the other sides still run."""
     path = os.pathsep.join([str(BENCH_DIR), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     process = subprocess.Popen(
-        [python, "run_case.py", MODULES[side], case.name],
+        [python, "run_case.py", MODULES[side], case.name, *(["quick"] if quick else [])],
         cwd=BENCH_DIR,
         env=os.environ | {"PYTHONPATH": path, "TMPDIR": folder},
         stdout=subprocess.PIPE,
@@ -88,21 +119,29 @@ def ask(side: str, case: Case, *, python: str, round_: int, folder: str) -> Answ
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        return Answer(round_=round_, case=case.name, side=side, error=f"no answer within {CASE_TIMEOUT_S:.0f} s")
+        return {}, f"no answer within {CASE_TIMEOUT_S:.0f} s"
     if process.returncode:
         last_lines = "\n".join(err.splitlines()[-ERROR_LINES:])
-        error = f"exit code {process.returncode}\n{last_lines}"
-        return Answer(round_=round_, case=case.name, side=side, error=error)
-    return Answer(round_=round_, case=case.name, side=side, figures=json.loads(out.splitlines()[-1]))
+        return {}, f"exit code {process.returncode}\n{last_lines}"
+    return json.loads(out.splitlines()[-1]), ""
 
 
-def run(sides: dict[str, str], cases: list[Case], *, rounds: int, folder: str | None) -> list[Answer]:
+def run(
+    sides: dict[str, str], cases: list[Case], *, rounds: int, folder: str | None, quick: bool, calm: Calm
+) -> list[Answer]:
     """Ask every side every case in every round; the order of the sides turns by one each round.
 
     Args:
         sides: name -> the Python that has it installed.
         folder: where the databases live; the system's temporary folder if None.
+        quick: in the smallest sizes, to see that everything works.
     """
+
+    def answer(round_: int, case: Case, side: str) -> Answer:
+        around = Surroundings()
+        figures, error = ask(side, case, python=sides[side], folder=private, quick=quick)
+        return Answer(round_=round_, case=case.name, side=side, figures=figures, error=error, **around.facts())
+
     answers = []
     names = list(sides)
     with tempfile.TemporaryDirectory(dir=folder, prefix="sennit-bench-", ignore_cleanup_errors=True) as private:
@@ -110,7 +149,7 @@ def run(sides: dict[str, str], cases: list[Case], *, rounds: int, folder: str | 
             for case in cases:
                 for side in names:
                     progress(f"round {round_}/{rounds}  {case.name} {side}")
-                    answers.append(ask(side, case, python=sides[side], round_=round_, folder=private))
+                    answers.append(calm.answer(partial(answer, round_, case, side)))
             names = names[1:] + names[:1]
     progress("")
     return answers
@@ -122,82 +161,14 @@ def progress(text: str) -> None:
         print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
 
 
-# ----------------------------------------------------------------------------------------------------- the table
-
-
-def values_by_round(answers: list[Answer], case: str, side: str, figure: str) -> dict[int, float]:
-    """Return the figure of each round that has it."""
-    mine = (answer for answer in answers if (answer.case, answer.side) == (case, side))
-    return {answer.round_: answer.figures[figure] for answer in mine if figure in answer.figures}
-
-
-def times_as_good(figure: str, ours: dict[int, float], theirs: dict[int, float]) -> float | None:
-    """Return how many times as good we are, above 1 = better: the median of the ratios of the shared rounds."""
-    both = [(ours[round_], theirs[round_]) for round_ in ours.keys() & theirs.keys()]
-    if figure.endswith(BETTER_UP):
-        ratios = [our / their for our, their in both if their]
-    elif figure.endswith(BETTER_DOWN):
-        ratios = [their / our for our, their in both if our]
-    else:
-        ratios = []
-    return median(ratios) if ratios else None
-
-
-def shown(value: float | None) -> str:
-    """Return a number with three significant digits, or a dash."""
-    if value is None:
-        return "-"
-    if value == int(value) or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
-def table(answers: list[Answer], sides: list[str]) -> str:
-    """Return the medians and ratios as a Markdown table that also reads well as plain text."""
-    others = [side for side in sides if side != "sennit"]
-    rows = [["case", "figure", "sennit", *(cell for side in others for cell in (side, f"sennit / {side}"))]]
-    for case in CASES:
-        figures = dict.fromkeys(name for answer in answers if answer.case == case.name for name in answer.figures)
-        for figure in figures:
-            ours = values_by_round(answers, case.name, "sennit", figure)
-            row = [case.name, figure, shown(median(ours.values()) if ours else None)]
-            for side in others:
-                theirs = values_by_round(answers, case.name, side, figure)
-                row += [shown(median(theirs.values()) if theirs else None), shown(times_as_good(figure, ours, theirs))]
-            rows.append(row)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
-
-
-def page(report: Report) -> str:
-    """Return the whole output: command, machine, table, errors."""
-    machine, answers = report.machine, report.answers
-    fsync_ms = values_by_round(answers, "fsync", "raw", "fsync_p50_ms").values()
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    rounds = max((answer.round_ for answer in answers), default=0)
-    lines = [
-        f"`{report.command}`, {report.at}, {rounds} round(s), medians. A ratio says how many times as good sennit is.",
-        "",
-        f"- {machine.cpu}, {machine.cores} cores, Linux {machine.kernel}, load {machine.load_before:.2f} before",
-        f"- Python {machine.python}, SQLite {machine.sqlite}, {versions}",
-        f"- fsync p50 {shown(median(fsync_ms) if fsync_ms else None)} ms",
-        "",
-        table(answers, list(dict.fromkeys(answer.side for answer in answers))),
-    ]
-    errors = [f"- {a.case} of {a.side}, round {a.round_}:\n\n```\n{a.error}\n```" for a in answers if a.error]
-    return "\n".join([*lines, *(["", "Errors:", "", *errors] if errors else [])])
-
-
 # ---------------------------------------------------------------------------------------------------- the command
 
 
-def version_of(package: str, python: str) -> str:
-    """Return the version installed for that Python; "not installed" is an answer for the report."""
-    script = f"import importlib.metadata as m; print(m.version({package!r}))"
+def version_of(side: str, python: str) -> str:
+    """Return the version that this Python would run; "not installed" is an answer for the report."""
+    script = f"import importlib.metadata as m; print(m.version({side!r}))"
+    if side == "sennit":
+        script = "import sennit; print(sennit.__version__)"
     asked = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False)
     return asked.stdout.strip() if asked.returncode == 0 else "not installed"
 
@@ -212,7 +183,6 @@ def machine_facts(sides: dict[str, str]) -> Machine:
         kernel=platform.release(),
         python=platform.python_version(),
         sqlite=sqlite3.sqlite_version,
-        load_before=os.getloadavg()[0],
         versions={side: version_of(side, python) for side, python in sides.items() if side != "raw"},
     )
 
@@ -225,19 +195,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workloads", nargs="*", metavar="CASE", choices=[case.name for case in CASES])
     parser.add_argument("--skip-sennit", action="store_true", help="only raw SQLite and the peers")
+    parser.add_argument(
+        "--quick", action="store_true", help="the smallest sizes: everything runs, no figure means much"
+    )
+    calm = "wait, and ask again, while other programs take more than this of one core; the calmest answer counts"
+    parser.add_argument("--calm", type=float, default=float("inf"), metavar="PERCENT", help=calm)
     parser.add_argument("--dir", help="put the databases on this disk; never on a tmpfs, where fsync is free")
     parser.add_argument("--json", type=Path, help="append the run to this file, one line of JSON")
-    parser.add_argument("--table", action="store_true", help="run nothing: print the last run in --json again")
-    return parser.parse_args(argv)
+    parser.add_argument("--markdown", type=Path, help="write the page for docs/reference to this file")
+    parser.add_argument("--table", action="store_true", help="run nothing: take the last run in --json again")
+    options = parser.parse_args(argv)
+    if options.table and not options.json:
+        parser.error("--table takes a run from a history: name it with --json")
+    return options
 
 
-def main(argv: list[str]) -> int:
-    """Run, print and remember; 1 if sennit or raw SQLite failed somewhere."""
-    options = parse(argv)
-    if options.table:
-        last = options.json.read_bytes().splitlines()[-1]
-        print(page(msgspec.json.decode(last, type=Report)))
-        return 0
+def measured(options: argparse.Namespace, argv: list[str]) -> Report:
+    """Run what the options ask for."""
     peers = () if options.peers is None else options.peers or PEERS
     sides = {"raw": sys.executable, "sennit": sys.executable} | dict.fromkeys(peers, options.peer_python)
     if options.skip_sennit:
@@ -245,13 +219,25 @@ def main(argv: list[str]) -> int:
     cases = [case for case in CASES if not options.workloads or case.name in {"fsync", *options.workloads}]
     machine = machine_facts(sides)
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    answers = run(sides, cases, rounds=options.rounds, folder=options.dir)
-    report = Report(at=at, command=shlex.join(["python", "bench/run.py", *argv]), machine=machine, answers=answers)
+    calm = Calm(options.calm, patience_s=CALM_PATIENCE_S)
+    answers = run(sides, cases, rounds=options.rounds, folder=options.dir, quick=options.quick, calm=calm)
+    return Report(at=at, command=shlex.join(["python", "bench/run.py", *argv]), machine=machine, answers=answers)
+
+
+def main(argv: list[str]) -> int:
+    """Run, print and remember; 1 if sennit or raw SQLite failed somewhere."""
+    options = parse(argv)
+    if options.table:
+        report = msgspec.json.decode(options.json.read_bytes().splitlines()[-1], type=Report)
+    else:
+        report = measured(options, argv)
+        if options.json:
+            with options.json.open("ab") as history:
+                history.write(msgspec.json.encode(report) + b"\n")
     print(page(report))
-    if options.json:
-        with options.json.open("ab") as history:
-            history.write(msgspec.json.encode(report) + b"\n")
-    return int(any(answer.error for answer in answers if answer.side in {"sennit", "raw"}))
+    if options.markdown:
+        options.markdown.write_text(reference_page(report), encoding="utf-8")
+    return int(any(answer.error for answer in report.answers if answer.side in {"sennit", "raw"}))
 
 
 if __name__ == "__main__":

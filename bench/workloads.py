@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import harness
-import kills as torment
-from harness import END, START, NAP_MS_KILL, NAP_MS_WAITING, RUN_DIR, Figures, Side, Worker, wait_for_hits, wait_until
+import killing
+from harness import END, NAP_MS_KILL, NAP_MS_WAITING, RUN_DIR, START, Figures, Side, Worker, wait_for_hits, wait_until
 
 from sennit import App, step
 from sennit.submit.context import attempt_here
@@ -291,8 +291,8 @@ def kill(case: Case) -> Figures:
         return harness.kill_figures(case.n, victim, start_worker)
 
 
-class Tormented:
-    """Sennit as `kills.py` sees it."""
+class KilledFleet:
+    """Sennit as `killing.py` sees it."""
 
     def __init__(self) -> None:
         self._chance = random.Random()
@@ -307,7 +307,7 @@ class Tormented:
 
 
 def kills(case: Case) -> Figures:
-    figures = torment.run(case.n, Tormented(), app.store, database=DATABASE)
+    figures = killing.run(case.n, KilledFleet(), app.store, database=DATABASE)
     ledger = app.ledger().result()
     return {**figures, "ledger_missing": abs(ledger.missing) + ledger.live}
 
@@ -320,7 +320,10 @@ def idle(_: Case) -> Figures:
 
 def idle_pair(_: Case) -> Figures:
     """Watch a worker and a process that has submitted to it and keeps its store open."""
-    with ready_worker() as worker, Worker([sys.executable, "-c", "import workloads as w; w.submit_and_wait()"]) as client:
+    with (
+        ready_worker() as worker,
+        Worker([sys.executable, "-c", "import workloads as w; w.submit_and_wait()"]) as client,
+    ):
         wait_for_hits(1)
         time.sleep(1)
         return harness.idle_figures(worker.pid, client.pid, window_s=harness.PAIR_WINDOW_S)

@@ -14,7 +14,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -27,10 +27,10 @@ from sennit import errors  # noqa: E402 - the checkout's own package, installed 
 from sennit.model import lifecycle, order  # noqa: E402
 from sennit.model.settings import Settings  # noqa: E402
 
-_DRAWN = re.compile(r"(?P<open><!-- drawn: (?P<name>\w+) -->\n)(?P<body>.*?)(?P<close><!-- end -->)", re.S)
+_DRAWN = re.compile(r"(?P<open><!-- drawn: (?P<name>\w+) -->\n)(?P<body>.*?)(?P<close><!-- end -->)", re.DOTALL)
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Return a Markdown table."""
     lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
     return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]]) + "\n"
@@ -110,9 +110,9 @@ def move_table() -> str:
     rows = []
     for event in lifecycle.Event:
         moves: dict[str, list[str]] = {}
-        for (before, what), after in lifecycle.MOVES.items():
+        for (before, what), target in lifecycle.MOVES.items():
             if what is event:
-                moves.setdefault(after, []).append(before)
+                moves.setdefault(target, []).append(before)
         for after, befores in moves.items():
             from_all = set(befores) == {str(state) for state in lifecycle.LIVE}
             came_from = "any live state" if from_all else ", ".join(f"`{before}`" for before in befores)
@@ -164,7 +164,7 @@ def _option(option: click.Parameter, context: click.Context) -> tuple[str, str] 
     if not isinstance(option, click.Option) or option.hidden or option.name in SHARED_OPTIONS:
         return None
     record = option.get_help_record(context)
-    return None if record is None else (f"`{record[0]}`", cell(record[1]))
+    return None if record is None else (f"`{cell(record[0])}`", cell(record[1]))
 
 
 def shared_options() -> str:
@@ -175,7 +175,7 @@ def shared_options() -> str:
     for option in main.cli.params:
         record = option.get_help_record(context) if option.name in SHARED_OPTIONS else None
         if record is not None:
-            rows.append((f"`{record[0]}`", cell(record[1])))
+            rows.append((f"`{cell(record[0])}`", cell(record[1])))
     return table(("option", "meaning"), rows)
 
 

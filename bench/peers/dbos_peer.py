@@ -84,14 +84,15 @@ def many_steps(n: int) -> None:
     harness.hit(0, END)
 
 
-def launch(worker_concurrency: int | None = None) -> None:
-    """Start DBOS in this process."""
+def launch(worker_concurrency: int | None = None, executor: str = "local") -> None:
+    """Start DBOS in this process; at its start an executor takes up what an earlier one of its name has left."""
     DBOS(
         config={
             "name": "bench",
             "system_database_url": URL,
             "log_level": "WARNING",
             "application_version": VERSION,
+            "executor_id": executor,
             "max_executor_threads": 2000,
         }
     )
@@ -99,9 +100,9 @@ def launch(worker_concurrency: int | None = None) -> None:
     DBOS.register_queue(QUEUE, worker_concurrency=worker_concurrency, on_conflict="always_update")
 
 
-def work(worker_concurrency: int | None) -> None:
+def work(worker_concurrency: int | None, executor: str) -> None:
     """Be a worker process until killed."""
-    launch(worker_concurrency)
+    launch(worker_concurrency, executor)
     threading.Event().wait()
 
 
@@ -138,8 +139,9 @@ class Client:
                 raise TimeoutError(message)
 
 
-def start_worker(worker_concurrency: int | None = None) -> Worker:
-    return Worker([sys.executable, "-c", f"from peers import dbos_peer; dbos_peer.work({worker_concurrency})"])
+def start_worker(worker_concurrency: int | None = None, executor: str = "local") -> Worker:
+    script = f"from peers import dbos_peer; dbos_peer.work({worker_concurrency}, {executor!r})"
+    return Worker([sys.executable, "-c", script])
 
 
 @contextmanager
@@ -163,16 +165,36 @@ def throughput_in_process(case: Case) -> Figures:
         return {"n": n, "tasks_per_s": n / (time.perf_counter() - began_s)}
 
 
-def throughput_worker(case: Case) -> Figures:
+@contextmanager
+def two_ready_workers(client: Client, worker_concurrency: int | None = None) -> Iterator[tuple[Worker, Worker]]:
+    """Run two workers, executors `one` and `two`, that have both worked."""
+    with start_worker(worker_concurrency, "one") as one, start_worker(worker_concurrency, "two") as two:
+        harness.wait_until_both_work(lambda: client.enqueue("async_nap", -1, NAP_MS_KILL))
+        client.wait_until_finished()
+        yield one, two
+
+
+def drained(case: Case, client: Client) -> Figures:
+    """Enqueue no-ops for the workers that are running and wait until all have finished."""
     n = min(case.n, N_MAX)
+    began_s = time.perf_counter()
+    for i in range(n):
+        client.enqueue("noop", i)
+    wait_for_hits(n)
+    client.wait_until_finished()
+    return {"n": n, "tasks_per_s": n / (time.perf_counter() - began_s)}
+
+
+def throughput_worker(case: Case) -> Figures:
     client = Client()
     with ready_worker(client):
-        began_s = time.perf_counter()
-        for i in range(n):
-            client.enqueue("noop", i)
-        wait_for_hits(n)
-        client.wait_until_finished()
-        return {"n": n, "tasks_per_s": n / (time.perf_counter() - began_s)}
+        return drained(case, client)
+
+
+def throughput_workers(case: Case) -> Figures:
+    client = Client()
+    with two_ready_workers(client):
+        return drained(case, client)
 
 
 def bulk(case: Case) -> Figures:
@@ -242,13 +264,16 @@ def waiting(case: Case) -> Figures:
 
 
 def kill(case: Case) -> Figures:
-    """Ten at once means ten a second here: fewer tasks, so that half of them are done before the kill."""
-    n = min(case.n, 60)
+    """Ten at once means ten a second here: fewer tasks, so that half of them are done before the kill.
+
+    The third worker bears the victim's name: only so does it take up what the victim held.
+    """
+    n = min(case.n, 120)
     client = Client()
-    for i in range(n):
-        client.enqueue("async_nap", i, NAP_MS_KILL)
-    with start_worker(case.slots) as victim:
-        return {"n": n, **harness.kill_figures(n, victim, lambda: start_worker(case.slots))}
+    with two_ready_workers(client, case.slots) as (victim, _):
+        for i in range(n):
+            client.enqueue("async_nap", i, NAP_MS_KILL)
+        return {"n": n, **harness.kill_figures(n, victim, lambda: start_worker(case.slots, "one"))}
 
 
 def idle(_: Case) -> Figures:
@@ -272,6 +297,7 @@ SIDE: Final[Side] = {
     "throughput_async": throughput_in_process,
     "throughput_sync": throughput_in_process,
     "throughput_worker": throughput_worker,
+    "throughput_workers": throughput_workers,
     "bulk": bulk,
     "latency_full": latency_in_process,
     "latency_processes": latency_between_processes,

@@ -1,5 +1,7 @@
 """huey on SQLite: this process enqueues, `huey_consumer` with OS threads works. The durability is SQLite's own FULL.
 
+In `throughput_async` and `throughput_sync` the consumer runs in this process, as sennit's worker does there.
+
 huey deletes a task's row when a worker takes it, so a killed worker loses what it held: the `kill` case counts that.
 """
 # mypy: disable-error-code="untyped-decorator"
@@ -80,14 +82,53 @@ def wait_for_results(n: int) -> None:
             raise TimeoutError(message)
 
 
-def throughput(case: Case) -> Figures:
+@contextmanager
+def consumer_here() -> Iterator[None]:
+    """Run a consumer with two OS threads in this process; it has done its first task."""
+    consumer = queue.create_consumer(workers=2)
+    consumer.start()
+    try:
+        noop(-1)
+        wait_for_results(1)
+        harness.clear_hits()
+        yield
+    finally:
+        consumer.stop(graceful=True)
+
+
+@contextmanager
+def two_ready_consumers(slots: int = 1) -> Iterator[tuple[Worker, Worker]]:
+    """Run two consumer processes that have both worked; no result is stored."""
+    with start_consumer(slots) as one, start_consumer(slots) as other:
+        harness.wait_until_both_work(lambda: nap(-1, NAP_MS_KILL))
+        time.sleep(0.1)  # the last results are stored after their bodies' last line
+        queue.storage.flush_results()
+        yield one, other
+
+
+def drained(case: Case, stored_before: int = 0) -> Figures:
+    """Submit no-ops to the consumers that are running and wait until all results are stored."""
     n = min(case.n, N_MAX)
+    began_s = time.perf_counter()
+    noop.map([(i,) for i in range(n)])
+    wait_for_hits(n)
+    wait_for_results(stored_before + n)
+    return {"n": n, "tasks_per_s": n / (time.perf_counter() - began_s)}
+
+
+def throughput_in_process(case: Case) -> Figures:
+    with consumer_here():
+        return drained(case, stored_before=1)
+
+
+def throughput_worker(case: Case) -> Figures:
     with ready_consumer():
-        began_s = time.perf_counter()
-        noop.map([(i,) for i in range(n)])
-        wait_for_hits(n)
-        wait_for_results(n + 1)
-        return {"n": n, "tasks_per_s": n / (time.perf_counter() - began_s)}
+        return drained(case, stored_before=1)
+
+
+def throughput_workers(case: Case) -> Figures:
+    with two_ready_consumers():
+        return drained(case)
 
 
 def bulk(case: Case) -> Figures:
@@ -135,8 +176,8 @@ def waiting(case: Case) -> Figures:
 
 
 def kill(case: Case) -> Figures:
-    nap.map([(i, NAP_MS_KILL) for i in range(case.n)])
-    with start_consumer(case.slots) as victim:
+    with two_ready_consumers(case.slots) as (victim, _):
+        nap.map([(i, NAP_MS_KILL) for i in range(case.n)])
         return harness.kill_figures(case.n, victim, lambda: start_consumer(case.slots))
 
 
@@ -160,9 +201,10 @@ def memory(case: Case) -> Figures:
 
 
 SIDE: Final[Side] = {
-    "throughput_async": throughput,  # huey has no async bodies; its OS threads are the comparison
-    "throughput_sync": throughput,
-    "throughput_worker": throughput,
+    "throughput_async": throughput_in_process,  # huey has no async bodies; its OS threads are the comparison
+    "throughput_sync": throughput_in_process,
+    "throughput_worker": throughput_worker,
+    "throughput_workers": throughput_workers,
     "bulk": bulk,
     "latency_processes": latency,
     "chain": chain,

@@ -23,6 +23,7 @@ from typing import Any
 
 import sennit
 from sennit import App, Handle, step
+from sennit.errors import AttemptCancelled
 from sennit.submit.context import current
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,8 +118,13 @@ class Handlers:
     mark: Any
 
 
-def handlers(app: App) -> Handlers:  # noqa: C901 - a list of small handlers, not one decision
+def handlers(app: App) -> Handlers:
     """Register the handlers of the crash tests on `app`."""
+    return Handlers(app, **graph_handlers(app), **endless_handlers(app), **late_handlers(app))
+
+
+def graph_handlers(app: App) -> dict[str, Any]:
+    """Register what a graph with steps, children, fan-out and fan-in is made of."""
 
     @app.task(name="leaf")
     async def leaf(n: int) -> int:
@@ -166,6 +172,12 @@ def handlers(app: App) -> Handlers:  # noqa: C901 - a list of small handlers, no
         write("end")
         return sum(parts)
 
+    return {"leaf": leaf, "leaf_sync": leaf_sync, "spread": spread, "join": join}
+
+
+def endless_handlers(app: App) -> dict[str, Any]:
+    """Register bodies that do not end by themselves, and say how they were stopped."""
+
     @app.task(name="hold")
     async def hold() -> str:
         """The first attempt waits for ever; it notes how it was stopped."""
@@ -182,25 +194,45 @@ def handlers(app: App) -> Handlers:  # noqa: C901 - a list of small handlers, no
 
     @app.task(name="hold_sync")
     def hold_sync() -> str:
-        """The same in an OS thread, in many short Python instructions."""
-        write("start")
-        attempt = current()
-        if attempt is not None and attempt.task.attempt > 1:
-            return "done by another"
+        """The same in an OS thread, in many short Python instructions; it may be stopped at the first of them."""
         try:
-            while True:
+            write("start")
+            attempt = current()
+            while attempt is None or attempt.task.attempt == 1:
                 time.sleep(0.01)
-        finally:
+        except AttemptCancelled:
             write("stopped")
+            raise
+        return "done by another"
+
+    @app.task(name="stubborn")
+    async def stubborn() -> str:
+        """Does not care about being cancelled by us; the second time is `asyncio.run`, which would wait for ever."""
+        write("start")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            write("ignored")
+        await asyncio.Event().wait()
+        return "never"
+
+    return {"hold": hold, "hold_sync": hold_sync, "stubborn": stubborn}
+
+
+def late_handlers(app: App) -> dict[str, Any]:
+    """Register what writes after it was frozen, and what only leaves a mark."""
 
     @app.task(name="late")
     async def late(how: str, sleep_s: float) -> str:
-        """The first attempt writes when it wakes up: its ending, a step or children."""
+        """The first attempt writes when it wakes up, told to stop or not: its ending, a step or children."""
         write("start")
         attempt = current()
         number = 0 if attempt is None else attempt.task.attempt
         if number == 1:
-            await asyncio.sleep(sleep_s)
+            try:
+                await asyncio.sleep(sleep_s)
+            except asyncio.CancelledError:
+                write("told")
             write("woke")
         if how == "step":
 
@@ -214,22 +246,12 @@ def handlers(app: App) -> Handlers:  # noqa: C901 - a list of small handlers, no
             write("child", await child)
         return f"attempt {number}"
 
-    @app.task(name="stubborn")
-    async def stubborn() -> str:
-        """Does not care about being cancelled."""
-        write("start")
-        while True:
-            try:
-                await asyncio.sleep(60)
-            except asyncio.CancelledError:
-                write("ignored")
-
     @app.task(name="mark")
     async def mark(note: str) -> str:
         write("start", note)
         return note
 
-    return Handlers(app, leaf, leaf_sync, spread, join, hold, hold_sync, late, stubborn, mark)
+    return {"late": late, "mark": mark}
 
 
 # ---------------------------------------------------------------- processes

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -105,7 +106,7 @@ def test_fifty_kills_lose_nothing_and_nothing_is_accepted_twice(workers: Fleet) 
     assert_nothing_started_after_it_was_accepted(starts, {i: v.attempt for i, v in views.items()})
     assert_no_saved_step_ran_again(workers.journal)
     times_s = recovery_times_s(workers.journal, killed)
-    print(
+    print(  # noqa: T201 - the figures, with `pytest -s`
         f"\n{len(killed)} kills, {ledger.submitted} tasks, {ledger.crashed} attempts crashed, {ledger.missing} lost; "
         f"recovery p50 {median(times_s):.3f} s, worst {max(times_s):.3f} s over {len(times_s)} attempts"
     )
@@ -145,7 +146,7 @@ def recovery_times_s(journal: Journal, killed: list[tuple[int, float]]) -> list[
     when = dict(killed)
     for attempts in starts.values():
         attempts.sort(key=lambda r: r.attempt)
-        for before, after in zip(attempts, attempts[1:], strict=False):
+        for before, after in pairwise(attempts):
             if before.pid in when:
                 times_s.append(after.at_s - when[before.pid])
     return times_s

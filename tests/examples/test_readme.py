@@ -1,7 +1,8 @@
 """Every code block of README.md and docs/ runs, in the order of its page, in a folder of its own.
 
-    ```python             run as a script; the first line `# name.py` says under which name it is saved
-    ```sh                 run by a shell; with lines that start with `$ `, those are the commands, the rest is output
+    ```python             run as a script; with the first line `# name.py` it is only saved, and a later block uses it
+    ```sh                 run by a shell; with lines that start with `$ `, those are the commands, and the rest is what
+                          they print: every line shown must be printed, whatever its numbers and spaces
     <!-- not run: why --> before a block: it is only checked to be Python
 
 What a page starts in the background ends with the page.
@@ -28,7 +29,8 @@ README_LINES_MAX = 150
 BLOCK_S_MAX = 40.0  # on a busy machine; alone, none takes five seconds
 
 _BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>[^\n]+?) -->\n)?^```(?P<language>python|sh)\n(?P<text>.*?)^```$", re.M | re.S
+    r"(?:^<!-- not run: (?P<reason>[^\n]+?) -->\n)?^```(?P<language>python|sh)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 _FILE_NAME = re.compile(r"# (?P<name>[\w.-]+\.(?:py|toml))\n")
 
@@ -41,6 +43,23 @@ class Block(NamedTuple):
     text: str
     reason: str
 
+    @property
+    def file_name(self) -> str:
+        """The name in the first line, or empty."""
+        named = _FILE_NAME.match(self.text) if self.language == "python" else None
+        return named["name"] if named else ""
+
+    @property
+    def commands(self) -> str:
+        """What the shell is given."""
+        return "\n".join(line[2:] for line in self.text.splitlines() if line.startswith("$ ")) or self.text
+
+    @property
+    def shown(self) -> list[str]:
+        """The output as the page shows it."""
+        lines = self.text.splitlines() if self.language == "sh" and self.commands != self.text else []
+        return [line for line in lines if line.strip() and not line.startswith("$ ")]
+
 
 def blocks_of(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
@@ -48,6 +67,10 @@ def blocks_of(page: Path) -> list[Block]:
         Block(text.count("\n", 0, m.start("language")) + 1, m["language"], m["text"], m["reason"] or "")
         for m in _BLOCK.finditer(text)
     ]
+
+
+def without_numbers(line: str) -> str:
+    return " ".join(re.sub(r"\d[\d.,]*", "0", line).split())
 
 
 def page_name(page: Path) -> str:
@@ -81,13 +104,12 @@ class Folder:
         """Run one block; return the exit code and all it printed."""
         match block.language:
             case "python":
-                named = _FILE_NAME.match(block.text)
-                name = named["name"] if named else f"line_{block.line}.py"
-                (self.path / name).write_text(block.text, encoding="utf-8")
-                argv = [sys.executable, name]
+                (self.path / (block.file_name or f"line_{block.line}.py")).write_text(block.text, encoding="utf-8")
+                if block.file_name:
+                    return 0, ""
+                argv = [sys.executable, f"line_{block.line}.py"]
             case _:
-                commands = [line[2:] for line in block.text.splitlines() if line.startswith("$ ")]
-                argv = ["sh", "-e", "-c", "\n".join(commands) or block.text]
+                argv = ["sh", "-e", "-c", block.commands]
         output = self.path.parent / f"output-{block.line}"  # a file: a background process may hold it open
         with output.open("wb") as file:
             process = subprocess.Popen(
@@ -119,7 +141,23 @@ def test_every_block_of_the_page_runs(page: Path, folder: Folder) -> None:
 
         code, output = folder.run(block)
 
+        printed = {without_numbers(line) for line in output.splitlines()}
         assert code == 0, f"{page_name(page)}:{block.line} ended with {code}:\n{output}"
+        missing = [line for line in block.shown if without_numbers(line) not in printed]
+        assert missing == [], f"{page_name(page)}:{block.line} does not print these; it printed:\n{output}"
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_BLOCKS, ids=page_name)
+def test_every_saved_file_is_used_by_a_later_block(page: Path) -> None:
+    blocks = blocks_of(page)
+
+    unused = [
+        block.file_name
+        for n, block in enumerate(blocks)
+        if block.file_name and not any(Path(block.file_name).stem in later.text for later in blocks[n + 1 :])
+    ]
+
+    assert unused == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
@@ -130,7 +168,9 @@ def test_python_blocks_that_are_not_run_are_at_least_python(page: Path) -> None:
 
 
 def test_few_blocks_are_not_run() -> None:
-    not_run = [f"{page_name(page)}:{block.line} {block.reason}" for page in PAGES for block in blocks_of(page) if block.reason]
+    not_run = [
+        f"{page_name(page)}:{block.line} {block.reason}" for page in PAGES for block in blocks_of(page) if block.reason
+    ]
 
     assert len(not_run) <= NOT_RUN_MAX, not_run
 

@@ -21,9 +21,9 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
-_HEADING = re.compile(r"^#{1,6} (?P<text>.+)$", re.M)
-_FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
-_COUNTED = re.compile(r"^\| `(?P<path>[\w/.]+\.(?:py|sql))` \| (?P<lines>\d+) \|", re.M)
+_HEADING = re.compile(r"^#{1,6} (?P<text>.+)$", re.MULTILINE)
+_FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_COUNTED = re.compile(r"^\| `(?P<path>[\w/.]+\.(?:py|sql))` \| (?P<lines>\d+) \|", re.MULTILINE)
 COUNT_TOLERANCE = 0.25  # a trace says how much there is to read, not the exact length
 
 
@@ -77,7 +77,7 @@ def test_every_page_is_on_the_map() -> None:
 
 
 def test_every_page_has_one_title() -> None:
-    odd = [name(page) for page in PAGES if len(re.findall(r"^# ", prose(page), re.M)) != 1]
+    odd = [name(page) for page in PAGES if len(re.findall(r"^# ", prose(page), re.MULTILINE)) != 1]
 
     assert odd == []
 

@@ -131,10 +131,10 @@ def test_map_hands_in_one_task_per_item_and_keeps_the_order(app: App) -> None:
 
 def test_submit_many_takes_calls_of_several_handlers_in_one_transaction(app: App) -> None:
     task = app.task(add)
-    shout = app.task(name="shout")(str.upper.__call__) if False else app.task(name="twice")(_twice)
+    twice = app.task(_twice)
 
     with app:
-        first, second = app.submit_many([task.call(1, 2), shout.call("a")])
+        first, second = app.submit_many([task.call(1, 2), twice.call("a")])
 
         assert (first.result(WAIT_S), second.result(WAIT_S)) == (3, "aa")
 
@@ -208,7 +208,9 @@ def test_after_orders_without_injecting(app: App) -> None:
     assert seen == ["first", "second"]
 
 
-@pytest.mark.parametrize(("policy", "state"), [("fail", State.FAILED), ("cancel", State.CANCELLED), ("run", State.SUCCEEDED)])
+@pytest.mark.parametrize(
+    ("policy", "state"), [("fail", State.FAILED), ("cancel", State.CANCELLED), ("run", State.SUCCEEDED)]
+)
 def test_a_failed_parent_does_to_its_dependant_what_the_policy_says(app: App, policy: Any, state: State) -> None:
     @app.task
     async def broken() -> int:
@@ -457,10 +459,10 @@ async def _wait(handle: Any) -> Any:
 
 @pytest.mark.parametrize("by_id", [False, True])
 def test_waiting_without_a_worker_says_so_in_sync_code(
-    url: str, caplog: pytest.LogCaptureFixture, by_id: bool
+    url: str, caplog: pytest.LogCaptureFixture, *, by_id: bool
 ) -> None:
     app = App(url, durability="normal", no_worker_notice_s=0.05)
-    handle: Any = app.task(add, ).submit(1)
+    handle: Any = app.task(add).submit(1)
     handle = app.handle(handle.id) if by_id else handle
 
     with pytest.raises(ResultTimeout):

@@ -91,7 +91,7 @@ def test_an_attempt_over_its_time_is_interrupted_and_fails(app: App, body: Any) 
     task = app.task(timeout_s=0.2)(body)
 
     with app:
-        with pytest.raises(TaskFailed, match="ran longer than timeout_s=0.2") as caught:
+        with pytest.raises(TaskFailed, match=r"ran longer than timeout_s=0\.2") as caught:
             task.submit().result(WAIT_S)
         assert stopped.wait(WAIT_S)
 
@@ -99,12 +99,12 @@ def test_an_attempt_over_its_time_is_interrupted_and_fails(app: App, body: Any) 
 
 
 def test_a_cpu_body_over_its_time_is_killed_with_the_processes_it_has_started(app: App, fifo: Path) -> None:
-    task = app.task(cpu=True, timeout_s=3.0)(compute_in_a_process)
+    task = app.task(cpu=True, timeout_s=4.0)(compute_in_a_process)
 
     with app:
         handle = task.submit(str(fifo))
         pids = [int(pid) for pid in fifo.read_text(encoding="ascii").split()]
-        with pytest.raises(TaskFailed, match="ran longer than timeout_s=3"):
+        with pytest.raises(TaskFailed, match="ran longer than timeout_s=4"):
             handle.result(WAIT_S)
 
         assert [ended(pid) for pid in pids] == [True, True]
@@ -127,11 +127,13 @@ def test_a_time_out_is_a_failure_that_the_policy_may_retry(app: App) -> None:
 def test_options_override_the_handlers_own_time_out(app: App) -> None:
     task: Task[[], None] = app.task(timeout_s=60)(wait_on_the_loop)
 
-    with app, pytest.raises(TaskFailed, match="timeout_s=0.1"):
+    with app, pytest.raises(TaskFailed, match=r"timeout_s=0\.1"):
         task.options(timeout_s=0.1).submit().result(WAIT_S)
 
 
 def test_an_async_body_that_eats_its_cancellation_is_given_up(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    over = asyncio.Event()
+
     @app.task(timeout_s=0.1)
     async def stubborn() -> None:
         while not over.is_set():
@@ -141,14 +143,11 @@ def test_an_async_body_that_eats_its_cancellation_is_given_up(app: App, caplog: 
                 stopped.set()
 
     async def main() -> None:
-        nonlocal over
-        over = asyncio.Event()
         async with app:
-            with pytest.raises(TaskFailed, match="timeout_s=0.1"):
+            with pytest.raises(TaskFailed, match=r"timeout_s=0\.1"):
                 await stubborn.submit()
             over.set()
 
-    over = asyncio.Event()
     asyncio.run(main())
 
     assert stopped.is_set()
@@ -163,7 +162,7 @@ def test_a_sync_body_blocked_outside_python_is_given_up(app: App, caplog: pytest
         os.read(read, 1)
 
     with app:
-        with pytest.raises(TaskFailed, match="timeout_s=0.1"):
+        with pytest.raises(TaskFailed, match=r"timeout_s=0\.1"):
             blocked.submit().result(WAIT_S)
         os.write(write, b"!")
 
@@ -179,7 +178,7 @@ def test_a_body_without_a_sign_of_life_is_interrupted(app: App, body: Any) -> No
     task = app.task(idle_timeout_s=0.2)(body)
 
     with app:
-        with pytest.raises(TaskFailed, match="no sign of life for idle_timeout_s=0.2"):
+        with pytest.raises(TaskFailed, match=r"no sign of life for idle_timeout_s=0\.2"):
             task.submit().result(WAIT_S)
         assert stopped.wait(WAIT_S)
 
@@ -224,9 +223,8 @@ def test_a_task_that_is_not_started_in_time_fails_with_kind_queue_timeout(app: A
     task = app.task(queue="nobody")(wait_on_the_loop)
     app._queues["nobody"] = 0
 
-    with app:
-        with pytest.raises(TaskFailed) as caught:
-            task.options(queue_timeout_s=0.2).submit().result(WAIT_S)
+    with app, pytest.raises(TaskFailed) as caught:
+        task.options(queue_timeout_s=0.2).submit().result(WAIT_S)
 
     assert (caught.value.kind, caught.value.attempts) == ("queue_timeout", 0)
     assert not started.is_set()
@@ -302,10 +300,10 @@ def test_cancelling_what_has_only_just_been_claimed_leaves_no_slot_held(app: App
 
     async def main() -> str:
         async with app:
-            for _ in range(100):
-                handle = task.submit()
-                await handle.stored()
-                handle.cancel()
+            for _ in range(5):
+                # Blocks the loop on purpose: it learns of the claim and of the cancellation in one turn.
+                assert task.submit().cancel().wait(WAIT_S)
+                await asyncio.sleep(0)
             return await asyncio.wait_for(_result(quick.submit()), WAIT_S)
 
     assert asyncio.run(main()) == "done"

@@ -32,7 +32,7 @@ def small_run(**changes: object) -> RunReport:
         "started_at": "2026-03-01 14:05",
         "made_with": "sennit 0.1.0",
         "model": "the local model server",
-        "ledger": Ledger(submitted=9, succeeded=9, retries=2, rate_limited=1, seconds=4.2),
+        "ledger": Ledger(submitted=9, succeeded=9, retries=2, rescued=1, rate_limited=1, seconds=4.2),
         "files": files,
         "duplicates": tuple(duplicates(files)),
         "reviews": (Review("shop/a.py", "See `sell`.\n\n- one\n- two", "m", 10, 5),),
@@ -111,7 +111,7 @@ def test_the_page_tells_the_figures_the_kill_and_the_findings() -> None:
     page = render_html(small_run())
 
     for words in (
-        "Nothing was lost, nothing was done twice.",
+        "Nothing was lost, nothing was accepted twice.",
         "9 submitted = 9 succeeded + 0 failed + 0 cancelled + 0 live",
         "✕ kill -9 at 1.70 s",
         "429, tried again",
@@ -145,7 +145,7 @@ def test_the_markdown_holds_the_same_facts() -> None:
 
     for words in (
         "# shop, read by a fleet",
-        "9 tasks, 1 kill (-9), 2 retried, 1 rate limited (429), 0 lost, 0 duplicated, 4.2 s",
+        "9 tasks, 1 kill (-9), 1 rescued, 2 retried, 1 rate limited (429), 0 failed, 0 lost, 0 duplicated, 4.2 s",
         "| 12 | 1 | 1.60 | killed with -9 at 1.70 s |",
         "| `sell` | `shop/a.py:10` | 3 | 2 |",
         "- error: `shop/cart/broken.py:1`",
@@ -175,3 +175,13 @@ def test_a_run_report_survives_the_way_through_the_store() -> None:
     run = small_run()
 
     assert msgspec.json.decode(msgspec.json.encode(run), type=RunReport) == run
+
+
+def test_a_contradiction_is_shown_although_the_ledger_balances() -> None:
+    run = small_run(problems=("task 4 succeeded with attempt 1, and no <body> says so",))
+
+    page, markdown = render_html(run), render_markdown(run)
+
+    assert "Store, journal and report do not agree." in page
+    assert "First of 1 problem: task 4 succeeded with attempt 1, and no &lt;body&gt; says so." in page
+    assert r"no \<body\> says so." in markdown

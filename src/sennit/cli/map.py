@@ -59,9 +59,9 @@ def map_(
     lines = [(n, line) for n, line in enumerate(inputs, 1) if line.strip()]
     calls = [call_of_line(found, line, n, {}) for n, line in lines]
     with closing(app):
-        fleet = _Fleet(app, calls, limit or len(calls))
         wanted = shared.verbosity >= 0 if progress is None else progress
-        counts = _follow(shared, app, fleet, _bar(shared, len(calls)) if wanted and calls else None)
+        bar = _bar(shared, len(calls)) if wanted and calls else None
+        counts = _follow(shared, app, _Fleet(app, calls, limit or len(calls)), bar)
     if not shared.json:
         click.echo(", ".join(f"{n:,} {state}" for state, n in counts.items() if n) or "no input")
     return 1 if counts[State.FAILED] else 6 if counts[State.CANCELLED] else 0

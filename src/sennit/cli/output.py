@@ -28,7 +28,7 @@ def rfc3339(at_us: int | None) -> str | None:
 
 def span(seconds: float) -> str:
     """Return a duration for people: 0.4s, 12s, 4m12s, 3h07m, 2d05h."""
-    if seconds < 10:
+    if round(seconds, 1) < 10:
         return f"{max(seconds, 0.0):.1f}s"
     whole = round(seconds)
     if whole < 60:

@@ -13,7 +13,7 @@ from random import Random
 
 import msgspec
 
-from sennit.errors import AttemptSuspended, BodyFailed, Interrupted, PayloadError, WorkerCrashed
+from sennit.errors import AttemptSuspended, BodyFailed, Interrupted, PayloadError, SennitError, WorkerCrashed
 from sennit.model.retry import Cancel, Retry, RetryPolicy, Snooze
 from sennit.model.task import (
     Cancelled,
@@ -106,7 +106,7 @@ def describe(error: BaseException) -> ErrorInfo:
             kind=error.kind, message=error.message, traceback=error.remote_traceback[-TRACEBACK_CHARS_MAX:]
         )
     try:
-        message = str(error)
+        message = error.what if isinstance(error, SennitError) else str(error)
     except Exception as broken:  # noqa: BLE001 - user code in __str__
         message = f"<its __str__ raised {type(broken).__name__}>"
     try:

@@ -36,6 +36,7 @@ class Cancel:
     reason: str = "the handler cancelled it"
 
 
+# Values that say how the attempt ends instead of being its result.
 NOT_A_RESULT: Final = (Retry, Snooze, Cancel)
 
 

@@ -20,6 +20,7 @@ from sennit.model.task import Ledger
 from sennit.runtime.bridge import LoopThread
 from sennit.runtime.config import load
 from sennit.runtime.engine import Engine, usable_cores
+from sennit.runtime.harness import Testing
 from sennit.runtime.stores import DEFAULT_URL, open_store
 from sennit.schedule.cron import CronSpec
 from sennit.schedule.planner import Planned
@@ -290,6 +291,29 @@ class App:
         finally:
             bridge.close()
             self.close()
+
+    def testing(self) -> Testing:
+        """Return a context in which this app has a store in memory and a clock that jumps.
+
+            with app.testing() as t:              # or `async with`, and `await t.drain()`
+                handle = review.submit("a.py")
+                assert t.submitted(review, path="a.py")
+                t.drain()                         # runs what is ready; retries, delays and sleeps pass at once
+                assert handle.result() == "fine"
+
+        Tasks run only in `drain` and `advance`. Cron schedules do not fire in it.
+
+        Raises:
+            UsageError: this app is working.
+        """
+        if self._engine is not None:
+            raise UsageError("this app is working already", fix="leave its `with app` before app.testing()")
+        return Testing(self.registry, self.settings, queues=self.served_queues, exchange=self._exchange_store)
+
+    def _exchange_store(self, store: Store | None) -> Store | None:
+        with self._opening:
+            outer, self._store = self._store, store
+        return outer
 
     def close(self) -> None:
         """Close the store; the next use opens it again. Waits for what was submitted to be durable."""

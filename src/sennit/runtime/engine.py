@@ -38,6 +38,9 @@ _log = logging.getLogger("sennit")
 
 # How long interrupted bodies get to unwind before their tasks are handed back without them.
 UNWIND_S = 1.0
+# Slots bound how many bodies run. A sync body that waits for its children lends its slot to them but keeps its OS
+# thread, so the pool must not be a second, narrower bound: parents would hold all of it while their children wait.
+OS_THREADS_MAX = 30_000
 # How often at most ended tasks are pruned; driven by ends, so an idle process never wakes for it.
 PRUNE_EVERY_US = 3600 * 1_000_000
 
@@ -63,7 +66,7 @@ class Engine:
         self.queues = dict(queues)
         cpu_slots = self.queues.get("cpu", 0) or usable_cores()
         self._slots = Slots(self.queues)
-        self._pool = BodyPool(loop=self._loop, threads_max=max(1, sum(self.queues.values())))
+        self._pool = BodyPool(loop=self._loop, threads_max=OS_THREADS_MAX)
         self._processes = ProcessPool(
             processes_max=cpu_slots,
             runner="sennit.submit.codec:run_in_process",

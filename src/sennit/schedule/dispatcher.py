@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from sennit.errors import StoreError, SubmitError
-from sennit.model.task import Claim, Claimed, Ending, ErrorInfo, Failed, WorkerInfo
+from sennit.errors import StoreError
+from sennit.model.task import Claim, Claimed, Ending, WorkerInfo
 from sennit.schedule.slots import Slots
 from sennit.schedule.timers import Alarm, Timers
 from sennit.store.protocol import Store
@@ -125,10 +125,8 @@ class Dispatcher:
         """Do what is due; learn when the next is."""
 
         def fired(ack: Ack[int | None]) -> None:
-            if self._said(ack, "firing timers"):
-                next_us = ack.wait()
-            else:
-                next_us = self._store.now_us() + int(_RETRY_S * 1_000_000)  # or nothing would ever be due again
+            soon_us = self._store.now_us() + int(_RETRY_S * 1_000_000)  # without it, nothing would ever be due again
+            next_us = ack.wait() if self._said(ack, "firing timers") else soon_us
             if next_us is not None:
                 call_in(self._loop, self.on_due, next_us)
 
@@ -196,8 +194,6 @@ class Dispatcher:
             _log.error("recording %d ended attempts failed, next try in %g s: %s", len(endings), _RETRY_S, error)
             self._recording += 1
             self._loop.call_later(_RETRY_S, self._record_again, endings)
-        except SubmitError as error:
-            self._record_apart(endings, error)
         else:
             for ending, ok in zip(endings, accepted, strict=True):
                 if not ok:
@@ -207,14 +203,6 @@ class Dispatcher:
                         ending.claim.task_id,
                     )
         self._note_held()
-
-    def _record_apart(self, endings: list[Ending], error: SubmitError) -> None:
-        """The children of one of these attempts were refused: that one has failed, the others end as they did."""
-        if len(endings) == 1:
-            info = ErrorInfo(kind=type(error).__name__, message=error.what, fix=error.fix)
-            endings = [Failed(endings[0].claim, info)]
-        for ending in endings:
-            self._record([ending], Counter())
 
     def _record_again(self, endings: list[Ending]) -> None:
         self._recording -= 1

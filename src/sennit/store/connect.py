@@ -6,7 +6,9 @@ what, why and fix, by SQLite's result code.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sqlite3
 from pathlib import Path
 
@@ -17,6 +19,8 @@ NETWORK_FILESYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "fuse.sshfs", "9p", "lustre", "beegfs"}
 )
 
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _UNAVAILABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
@@ -50,6 +54,7 @@ def connect(
                     why="several processes share this file, which needs write-ahead logging with shared memory",
                     fix="put the database on a local disk",
                 )
+            _refuse_read_only(connection)
             connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
             # One checkpoint per 4 MB of log instead of per 4 KB page * 1000 would be the default; the same, written out.
             connection.execute("PRAGMA wal_autocheckpoint = 1000")
@@ -64,17 +69,25 @@ def connect(
     return connection
 
 
+def _refuse_read_only(connection: sqlite3.Connection) -> None:
+    """Try to write. SQLite opens what it may not write without a word, and even begins a transaction on it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute("PRAGMA application_id = 1")
+    finally:
+        if connection.in_transaction:  # a full disk ends it without being asked
+            connection.execute("ROLLBACK")
+
+
 def explain(error: BaseException, path: Path) -> StoreError:
-    """Return the store error for what `sqlite3` raised."""
+    """Return the store error for what `sqlite3`, or the operating system under the files beside it, raised."""
+    if isinstance(error, OSError):
+        return _explain_os(error, path)
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
     text = str(error)
-    if primary == sqlite3.SQLITE_FULL:
-        return StoreFull(
-            f"cannot write to {path}: {text}",
-            why="the disk or the database's size limit is full; the transaction was rolled back",
-            fix="free space; what was not acknowledged can be submitted again",
-        )
+    if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return _full(text, path)
     if primary in _CORRUPT:
         return StoreCorrupt(
             f"{path} is not a sound SQLite database: {text}",
@@ -88,11 +101,7 @@ def explain(error: BaseException, path: Path) -> StoreError:
             fix="close what holds it (a database browser?), or raise lock_timeout_s",
         )
     if primary in _UNAVAILABLE:
-        return StoreUnavailable(
-            f"cannot open {path} for writing: {text}",
-            why=_why_unavailable(path),
-            fix="give this user write access to the file and its folder, or choose another with --db",
-        )
+        return _unavailable(text, path)
     if primary == sqlite3.SQLITE_IOERR:
         return StoreError(
             f"reading or writing {path} failed: {text}",
@@ -102,6 +111,31 @@ def explain(error: BaseException, path: Path) -> StoreError:
     if isinstance(error, sqlite3.ProgrammingError) and "closed" in text:
         return closed(path)
     return StoreError(f"SQLite refused an operation on {path}: {text}")
+
+
+def _explain_os(error: OSError, path: Path) -> StoreError:
+    text = error.strerror or str(error)
+    if error.errno in _NO_SPACE:
+        return _full(text, path)
+    if error.errno in _NO_ACCESS:
+        return _unavailable(text, path)
+    return StoreError(f"a file beside {path} failed: {text}", fix="check the disk; then `sennit db check`")
+
+
+def _full(text: str, path: Path) -> StoreFull:
+    return StoreFull(
+        f"cannot write to {path}: {text}",
+        why="the disk or the database's size limit is full; the transaction was rolled back",
+        fix="free space; what was not acknowledged can be submitted again",
+    )
+
+
+def _unavailable(text: str, path: Path) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"cannot open {path} for writing: {text}",
+        why=_why_unavailable(path),
+        fix="give this user write access to the file and its folder, or choose another with --db",
+    )
 
 
 def closed(path: Path) -> StoreUnavailable:
@@ -133,13 +167,13 @@ def filesystem_of(path: Path, mounts: str | None = None) -> str:
             mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
-    where = path.absolute()
+    where = path.resolve()  # a link may lead from a local disk to a network one
     best, kind = -1, ""
     for line in mounts.splitlines():
         fields = line.split()
-        if len(fields) < 3:  # noqa: PLR2004 - device, mount point, type
+        if len(fields) < 3:  # device, mount point, type
             continue
-        point = Path(fields[1].replace("\\040", " "))
+        point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1]))
         if where.is_relative_to(point) and len(point.parts) >= best:
             best, kind = len(point.parts), fields[2]
     return kind

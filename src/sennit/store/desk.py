@@ -15,7 +15,7 @@ import socket
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,48 +29,19 @@ from sennit.store.ids import reserve
 from sennit.store.liveness import DeathWatch, LifeLock, is_alive
 from sennit.store.moves import claim as claims
 from sennit.store.moves import look, time
+from sennit.store.order import Order
 from sennit.store.protocol import Listener
 from sennit.store.wakeup import Bell, Hint, ring
-from sennit.sync.ack import Ack, call_in, resolve_all
+from sennit.store.watches import Watches
+from sennit.sync.ack import Ack, call_in
 from sennit.sync.clock import boot_id
 
 if TYPE_CHECKING:
     from sennit.store.sqlite import SqliteStore
 
+_LOOK_AGAIN_MS = 1000
+
 _COUNT = "UPDATE sennit_ledger SET n = n + ? WHERE name = ?"
-
-
-class Order:
-    """The standing order: how many tasks of each queue this process can take. Raised from any OS thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._wanted: Counter[str] = Counter()
-        self._fresh: set[str] = set()  # raised since it was last served
-
-    def add(self, wants: Mapping[str, int]) -> None:
-        """Raise the order."""
-        with self._lock:
-            self._wanted.update(wants)
-            self._fresh.update(wants)
-
-    def clear(self) -> None:
-        """Cancel it."""
-        with self._lock:
-            self._wanted.clear()
-            self._fresh.clear()
-
-    def take(self, queues: Iterable[str] | None) -> dict[str, int]:
-        """Return and remove what is wanted of `queues` and of those raised since; None is all queues."""
-        with self._lock:
-            candidates = set(self._wanted) if queues is None else self._fresh.union(queues)
-            self._fresh.clear()
-            return {q: n for q in candidates if (n := self._wanted.pop(q, 0)) > 0}
-
-    def put_back(self, left: Mapping[str, int]) -> None:
-        """Return what could not be served."""
-        with self._lock:
-            self._wanted.update(left)
 
 
 class Desk:
@@ -92,14 +63,14 @@ class Desk:
         self._bell: Bell | None = None
         self._ear: threading.Thread | None = None
         self._deaths: DeathWatch | None = None
-        self._watches: dict[int, list[Ack[Outcome]]] = {}
-        self._watched_since_us = 0
+        self._watches = Watches()
         self._look_all = False
+        self._missed = False  # a transaction failed: the next one looks at everything
         # Prepared before the commit, told after it.
         self._claimed: list[Claimed] = []
-        self._served: dict[str, int] = {}
+        self._taken: dict[str, int] = {}
+        self._left: dict[str, int] = {}
         self._stopped: list[Claim] = []
-        self._outcomes: list[tuple[int, Outcome]] = []
         self._rings: list[tuple[int, list[str]]] = []
         self._peers: dict[int, str] | None = None
 
@@ -115,6 +86,9 @@ class Desk:
         return Effects(self._store.now_us())
 
     def before_commit(self, connection: sqlite3.Connection, effects: list[Effects]) -> None:
+        if self._missed:
+            effects.append(again := Effects(self._store.now_us()))
+            self.look(connection, again)
         ready: set[str] = set().union(*(e.ready for e in effects))
         effects.append(self._serve(connection, ready))
         counts: Counter[str] = Counter()
@@ -123,8 +97,8 @@ class Desk:
         counts["refused"] += self.refused
         self.count(connection, counts)
         hints = self._leave_word(connection, effects)
-        self._settle_watches(connection, effects)
-        if any(self._served.get(q, 0) == 0 for q in ready):  # nobody here, or no slot left here, to take the rest
+        self._watches.settle(connection, (i for e in effects for i in e.ended))
+        if any(self._left.get(q, 0) == 0 for q in ready):  # nobody here, or no slot left here, to take the rest
             hints |= Hint.READY
         if any(e.ended for e in effects):
             hints |= Hint.DONE
@@ -133,7 +107,7 @@ class Desk:
         if self._worker is None and any(e.due_us is not None for e in effects):
             hints |= Hint.TIMER  # a client may be gone before the time comes
         if any(e.joined for e in effects):
-            hints |= Hint.PEER
+            hints |= Hint.PEER | Hint.TIMER  # its lease is something that may become due
         if hints:
             others = time.peers(connection, self.worker_id)
             if others:
@@ -147,16 +121,12 @@ class Desk:
         worker = self._worker
         if worker is None:
             return effects
-        wanted = self.order.take(None if self._look_all else ready)
+        self._taken = self.order.take(None if self._look_all else ready)
         self._look_all = False
-        if not wanted:
-            return effects
-        left: dict[str, int] = {}
-        for queue, n in wanted.items():
+        for queue, n in self._taken.items():
             tasks = claims.claim(connection, effects, worker_id=worker.id, queue=queue, n=n)
             self._claimed += tasks
-            self._served[queue] = left[queue] = n - len(tasks)
-        self.order.put_back({q: n for q, n in left.items() if n})
+            self._left[queue] = n - len(tasks)
         if self._claimed:
             self.register_again(connection, effects, worker.id, self._lease_us)
             if effects.now_us > self._lease_until_us - self._lease_us // 2:  # it was idle, and did not beat
@@ -172,6 +142,14 @@ class Desk:
             time.join(connection, effects, worker, lease_us)
             self._lease_until_us = effects.now_us + lease_us
             effects.renewed = True
+
+    def heartbeat(self, connection: sqlite3.Connection, effects: Effects, worker_id: int, lease_us: int) -> list[Claim]:
+        """Renew a lease, hear what was stopped meanwhile, return what is held."""
+        self.tell_stops(connection, effects)
+        self.register_again(connection, effects, worker_id, lease_us)
+        if worker_id == self.worker_id:
+            self._lease_until_us = effects.now_us + lease_us
+        return time.heartbeat(connection, effects, worker_id, lease_us)
 
     def count(self, connection: sqlite3.Connection, counts: Counter[str]) -> None:
         """Add to the ledger."""
@@ -193,22 +171,11 @@ class Desk:
         time.post_stops(connection, others)
         return Hint.STOP
 
-    def _settle_watches(self, connection: sqlite3.Connection, effects: list[Effects]) -> None:
-        if self._watches:
-            for effect in effects:
-                for task_id in effect.ended:
-                    self._settle(connection, task_id)
-
-    def _settle(self, connection: sqlite3.Connection, task_id: int) -> None:
-        if task_id in self._watches:
-            outcome = look.outcome(connection, task_id)
-            if outcome is not None:
-                self._outcomes.append((task_id, outcome))
-
     def after_commit(self, effects: list[Effects]) -> None:
-        claimed, stopped, outcomes, rings, peers = self._forget()
-        if outcomes:
-            resolve_all([(ack, outcome, None) for i, outcome in outcomes for ack in self._watches.pop(i, ())])
+        self._missed = False
+        self.order.put_back({q: n for q, n in self._left.items() if n})
+        self._watches.after_commit()
+        claimed, stopped, rings, peers = self._forget()
         due = [e.due_us for e in effects if e.due_us is not None]
         if self._loop is not None and (claimed or stopped or due or peers is not None):
             call_in(self._loop, self._tell, claimed, stopped, min(due, default=None), peers)
@@ -219,21 +186,17 @@ class Desk:
         if self._registering:
             self._worker = self._listener = self._loop = None
             self._joined = False
-        claimed, *_ = self._forget()
-        self.order.put_back(Counter(task.queue for task in claimed))
+        self.order.put_back(self._taken)
+        self._watches.after_rollback()
+        self._forget()
+        self._missed = True
+        if self._bell is not None:
+            ring([self._bell.address], 0)  # the ear looks again soon, if nobody else writes before
 
-    def _forget(
-        self,
-    ) -> tuple[
-        list[Claimed],
-        list[Claim],
-        list[tuple[int, Outcome]],
-        list[tuple[int, list[str]]],
-        dict[int, str] | None,
-    ]:
-        prepared = self._claimed, self._stopped, self._outcomes, self._rings, self._peers
-        self._claimed, self._stopped, self._outcomes, self._rings, self._peers = [], [], [], [], None
-        self._served, self.refused, self._registering = {}, 0, False
+    def _forget(self) -> tuple[list[Claimed], list[Claim], list[tuple[int, list[str]]], dict[int, str] | None]:
+        prepared = self._claimed, self._stopped, self._rings, self._peers
+        self._claimed, self._stopped, self._rings, self._peers = [], [], [], None
+        self._taken, self._left, self.refused, self._registering = {}, {}, 0, False
         return prepared
 
     def _tell(
@@ -313,6 +276,7 @@ class Desk:
         self.order.clear()
 
         def operation(connection: sqlite3.Connection, effects: Effects) -> None:
+            self.order.clear()  # of what a transaction put back meanwhile
             if self._worker is not None:
                 time.leave(connection, effects, self._worker.id)
             self._listener = None
@@ -334,18 +298,22 @@ class Desk:
             ring([bell.address], 0)  # wakes the ear, which sees that it is over
         if self._deaths is not None and self._loop is not None:  # leaving failed
             call_in(self._loop, self._deaths.close)
-        watches, self._watches = self._watches, {}
-        error = closed(self._store.path)
-        resolve_all([(ack, None, error) for acks in watches.values() for ack in acks])
+        self._watches.fail(closed(self._store.path))
 
     # ------------------------------------------------------------ hearing
 
     def _listen(self, bell: Bell) -> None:
-        """The ear: an OS thread that sleeps until another process rings. Ends when the bell is given up."""
+        """The ear: an OS thread that sleeps until another process rings. Ends when the bell is given up.
+
+        While the store cannot be written (full, locked) nobody may ring again for what was missed: then, and only then,
+        it looks by itself.
+        """
         waiter = select.poll()
         waiter.register(bell.fileno(), select.POLLIN)
         while True:
-            waiter.poll()
+            if not waiter.poll(_LOOK_AGAIN_MS if self._missed else None):
+                self._store.look()
+                continue
             hints = bell.drain()
             if self._bell is not bell:
                 break
@@ -358,7 +326,7 @@ class Desk:
         if hints & Hint.READY:
             self._look_all = True
         if hints & Hint.DONE:
-            self._settle_ended_elsewhere(connection, effects)
+            self._watches.settle_others(connection, now_us=effects.now_us)
         if hints & Hint.STOP:
             self.tell_stops(connection, effects)
         if hints & Hint.TIMER:
@@ -423,9 +391,7 @@ class Desk:
                 if self._worker is None:
                     self._register_as_client(connection, effects)
                 self.register_again(connection, effects, self.worker_id, self._lease_us)
-                if not self._watches:
-                    self._watched_since_us = effects.now_us
-                self._watches.setdefault(task_id, []).append(ack)
+                self._watches.add(task_id, ack, now_us=effects.now_us)
             return outcome
 
         def looked(first: Ack[Outcome | None]) -> None:
@@ -439,11 +405,3 @@ class Desk:
 
         self._store.put(operation).add_done_callback(looked)
         return ack
-
-    def _settle_ended_elsewhere(self, connection: sqlite3.Connection, effects: Effects) -> None:
-        """Another process finished something: look at what ended since the last look, not at all that is watched."""
-        if not self._watches:
-            return
-        since_us, self._watched_since_us = self._watched_since_us, effects.now_us
-        for task_id, _ in look.ended_since(connection, since_us):
-            self._settle(connection, task_id)

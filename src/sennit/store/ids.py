@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from sennit.errors import StoreError
 from sennit.sync.ack import Ack
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class IdBlocks:
         """Return a block of at least `n`: the one under way if it is large enough, else one made to measure."""
         if self._next is not None and n <= BLOCK:
             waiting, self._next = self._next, None
-        else:
-            size = max(n, BLOCK)
-            waiting = self._writer.put(lambda connection, _: reserve(connection, size))
-        return waiting.wait()
+            with suppress(StoreError):  # it may have failed long ago, and the disk has room again: ask now
+                return waiting.wait()
+        size = max(n, BLOCK)
+        return self._writer.put(lambda connection, _: reserve(connection, size)).wait()

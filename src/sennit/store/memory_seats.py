@@ -73,8 +73,13 @@ class Database:
             self.rescue(worker_id, f"the lease of worker {worker_id}, which ran it, has lapsed", now_us=now_us)
 
     def next_due_us(self, *, asked_by: int | None) -> int | None:
-        """Return when the next thing is due. A worker's own lease is the business of its heartbeat."""
-        leases = [w.expire_us for i, w in self.workers.items() if i in self.rows.held and i != asked_by]
+        """Return when the next thing is due. A worker's own lease is the business of its heartbeat.
+
+        A lease counts until it lapses, also when nothing is held under it now: a claim may not renew it.
+        """
+        now_us, held = self.now_us(), self.rows.held
+        others = ((i, w.expire_us) for i, w in self.workers.items() if i != asked_by)
+        leases = [expire_us for i, expire_us in others if i in held or expire_us > now_us]
         task_due_us = self.rows.next_due_us()
         return min(leases if task_due_us is None else [task_due_us, *leases], default=None)
 

@@ -48,7 +48,8 @@ def migrate(connection: sqlite3.Connection, path: Path) -> int:
                 connection.execute(f"PRAGMA user_version = {version}")
             connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # a full disk ends it without being asked
+                connection.execute("ROLLBACK")
             raise
     except sqlite3.Error as error:
         raise explain(error, path) from error

@@ -56,7 +56,10 @@ class Store(Protocol):
         """Return the store's clock, µs since the epoch. It does not step when the wall clock does."""
 
     def close(self) -> None:
-        """Finish what was queued, then release everything. Calls after it raise StoreUnavailable. Idempotent."""
+        """Finish what was queued, then release everything. Idempotent.
+
+        Calls after it raise StoreUnavailable, and watches that still wait fail with it.
+        """
 
     # ------------------------------------------------------------ handing in
 
@@ -68,7 +71,7 @@ class Store(Protocol):
 
         A task with open parents waits; with a delay it is scheduled; else it is ready.
         A parent that has already succeeded does not count as open; one that failed or was cancelled applies
-        `on_parent_failed` at once.
+        `on_parent_failed` at once. A parent named twice is waited for once.
         Parents may be in the same batch, before or after.
         With a key that a stored task of the same handler has: `existing` stores nothing and returns that id (also in
         `spec.ref.id`), `reject` raises DuplicateKey, `replace` cancels the old task if it is live and passes the key on.
@@ -84,7 +87,7 @@ class Store(Protocol):
         """Submit on behalf of a running attempt, before it ends.
 
         Raises:
-            LeaseLost: the attempt is no longer held; nothing was stored.
+            LeaseLost: the attempt is no longer held; nothing was stored, and the ledger counts it as refused.
         """
 
     # ------------------------------------------------------------ claiming
@@ -95,7 +98,10 @@ class Store(Protocol):
         """Register this process; from now on it can claim and is told. One worker per store object."""
 
     def leave(self) -> Ack[None]:
-        """Forget the standing order and the registration. What is still held stays held until rescued."""
+        """Forget the standing order and the registration.
+
+        What the worker held when it left keeps its lease until that lapses, or until it is rescued.
+        """
 
     def want(self, queue: str, n: int) -> None:
         """Raise the standing order for `queue` by `n` tasks.
@@ -103,6 +109,10 @@ class Store(Protocol):
         It is served in order: smallest `order_us` first, then smallest id.
         It is never over-served: at most as many tasks are claimed as were wanted.
         A task that becomes ready later serves what is left of the order.
+        A worker that was taken for dead is registered again by its next order.
+
+        Raises:
+            UsageError: no worker has joined here.
         """
 
     def unwant(self) -> Ack[None]:
@@ -111,6 +121,7 @@ class Store(Protocol):
     def claim(self, worker_id: int, queue: str, n: int) -> Ack[list[Claimed]]:
         """Take at most `n` ready tasks of `queue`, in order; none twice, by whomever it is called.
 
+        A worker that has not joined, or has left, claims nothing.
         Renews the worker's lease when that is more than half used.
         """
 
@@ -124,6 +135,7 @@ class Store(Protocol):
 
         An ending is accepted once, and only while the attempt is held: False means discard it.
         Success stores the result and the children, and releases dependants, in one transaction.
+        When its children are refused it is recorded as a failure of that kind; the other endings of the call stand.
         Failure and cancellation apply `on_parent_failed` to dependants, transitively, in the same transaction:
         `fail` fails them, `cancel` cancels them, `run` releases them.
         A retry counts a failure and a crash counts a crash; snooze, sleep, suspension and giving back count nothing.
@@ -133,6 +145,9 @@ class Store(Protocol):
         Args:
             want: raise the standing order in the same transaction, after the endings; if that fails, it is raised all
                 the same.
+
+        Raises:
+            UsageError: `want` and no worker has joined here.
         """
 
     def save_step(self, claim: Claim, key: str, result: bytes) -> Ack[bool]:
@@ -147,6 +162,7 @@ class Store(Protocol):
     def cancel(self, task_ids: Sequence[int], *, reason: str = "") -> Ack[list[bool]]:
         """End live tasks as cancelled, whatever state they are in; False for one that has ended.
 
+        All of `task_ids` end before their dependants are looked at.
         A running attempt is told (`Listener.on_stop`) and its writes are refused from then on.
 
         Raises:
@@ -156,6 +172,8 @@ class Store(Protocol):
     def revive(self, task_ids: Sequence[int]) -> Ack[list[bool]]:
         """Make failed or cancelled tasks ready again, with fresh counts and their finished steps; False for others.
 
+        Lifts their time limits. A task that waits and had counted a revived parent as done waits for it again.
+
         Raises:
             TaskNotFound: an id is not in the store.
         """
@@ -163,14 +181,20 @@ class Store(Protocol):
     # ------------------------------------------------------------ time and death
 
     def heartbeat(self, worker_id: int, lease_us: int) -> Ack[list[Claim]]:
-        """Renew the lease; return what the worker holds now. What it thinks it holds and is not here, it has lost."""
+        """Renew the lease; return what the worker holds now. What it thinks it holds and is not here, it has lost.
+
+        Registers again a worker that joined here and was taken for dead since.
+        """
 
     def rescue(self, worker_id: int) -> Ack[int]:
         """Take back all a dead worker held, each as one crash; return how many. Harmless when repeated."""
 
     def fire(self) -> Ack[int | None]:
-        """Do all that is due: scheduled tasks become ready, deadlines and queue time-outs fail tasks, lapsed leases
-        are rescued. Return when the next is due, or None.
+        """Do all that is due and return when the next is, or None.
+
+        Scheduled tasks become ready, deadlines and queue time-outs fail tasks, lapsed leases are rescued.
+        No limit is due of a task that has ended, and no queue time-out of one that was claimed.
+        The lease of another is among what is due until it lapses; one's own is the business of `heartbeat`.
         """
 
     # ------------------------------------------------------------ schedules
@@ -215,7 +239,7 @@ class Store(Protocol):
         """Return queue → state → number of live tasks."""
 
     def attempts(self, task_id: int) -> Ack[list[AttemptView]]:
-        """Return the attempts that ended without success, oldest first."""
+        """Return the attempts that failed, crashed or were cancelled, oldest first."""
 
     def log(self, lines: Sequence[LogLine]) -> Ack[None]:
         """Keep log lines of attempts."""

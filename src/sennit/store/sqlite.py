@@ -10,14 +10,14 @@ lock. Reads have a connection and an OS thread of their own, so a long listing h
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
-from sennit.errors import LeaseLost, StoreUnavailable, UsageError
+from sennit.errors import LeaseLost, SennitError, StoreUnavailable, UsageError
 from sennit.model.lifecycle import State
 from sennit.model.task import (
     AttemptView,
@@ -31,7 +31,8 @@ from sennit.model.task import (
     TaskView,
     WorkerInfo,
 )
-from sennit.store.connect import connect, explain
+from sennit.store.clock import file_clock
+from sennit.store.connect import connect, explain, refuse_network_filesystem
 from sennit.store.desk import Desk
 from sennit.store.effects import Effects
 from sennit.store.ids import IdBlocks, reserve
@@ -44,7 +45,7 @@ from sennit.store.protocol import Listener
 from sennit.store.reader import Reader
 from sennit.store.writer import Writer
 from sennit.sync.ack import Ack
-from sennit.sync.clock import NowUs, boot_id, steady_clock, uptime_us, wall_us
+from sennit.sync.clock import NowUs
 from sennit.sync.filelock import Pen
 
 T = TypeVar("T")
@@ -75,14 +76,7 @@ class SqliteStore:
         self.url = f"sqlite:///{self.path}"
         self._make_folder()
         self._pen = Pen(self.path.with_name(self.path.name + "-pen"))
-        connection = connect(self.path, durability=durability, lock_timeout_s=lock_timeout_s)
-        try:
-            with self._pen:
-                migrate(connection, self.path)
-            self._now_us = now_us or self._steady_clock(connection)
-        except BaseException:
-            connection.close()
-            raise
+        connection = self._open(durability=durability, lock_timeout_s=lock_timeout_s, now_us=now_us)
         self._closing = threading.Lock()
         self._desk = Desk(self)
         self._writer: Writer[Effects] = Writer(
@@ -98,28 +92,31 @@ class SqliteStore:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreUnavailable(
-                f"cannot make the folder {self.path.parent}: {error.strerror}",
+                f"cannot make the folder {self.path.parent}",
+                why=str(error.strerror),
                 fix="choose another place with --db sqlite:///path/to/fleet.db",
             ) from error
 
-    def _steady_clock(self, connection: sqlite3.Connection) -> NowUs:
-        """Return the clock of this boot; the first process after a boot fixes its offset for all."""
-        boot = boot_id()
-        if not boot:
-            return wall_us
-        with self._pen:
+    def _open(self, *, durability: str, lock_timeout_s: float, now_us: NowUs | None) -> sqlite3.Connection:
+        """Open the file, bring its schema up to date, read its clock.
+
+        One process at a time: a new file changes its journal mode, and SQLite does not queue for that.
+        """
+        refuse_network_filesystem(self.path)
+        with ExitStack() as undo:
+            undo.callback(self._pen.close)
             try:
-                connection.execute("BEGIN IMMEDIATE")
-                row = connection.execute("SELECT value FROM sennit_meta WHERE name = 'clock:' || ?", (boot,)).fetchone()
-                if row is None:
-                    newest = connection.execute("SELECT max(created_us) FROM sennit_task").fetchone()[0] or 0
-                    row = (max(wall_us(), newest) - uptime_us(),)
-                    connection.execute("DELETE FROM sennit_meta WHERE name LIKE 'clock:%'")
-                    connection.execute("INSERT INTO sennit_meta (name, value) VALUES ('clock:' || ?, ?)", (boot, *row))
-                connection.execute("COMMIT")
-            except sqlite3.Error as error:
+                with self._pen:
+                    connection = connect(self.path, durability=durability, lock_timeout_s=lock_timeout_s)
+                    undo.callback(connection.close)
+                    migrate(connection, self.path)
+                    self._now_us = now_us or file_clock(connection)
+            except (sqlite3.Error, OSError) as error:
+                if isinstance(error, SennitError):
+                    raise
                 raise explain(error, self.path) from error
-        return steady_clock(row[0])
+            undo.pop_all()
+        return connection
 
     def now_us(self) -> int:
         return self._now_us()
@@ -148,7 +145,7 @@ class SqliteStore:
             UsageError: the connection is of another database.
         """
         name = connection.execute("PRAGMA database_list").fetchone()[2]
-        if not name or not os.path.samefile(name, self.path):
+        if not name or not Path(name).samefile(self.path):
             raise UsageError(
                 f"this connection is open on {name or 'a database in memory'}, and the store is {self.path}",
                 why="one transaction cannot span two databases",
@@ -240,9 +237,7 @@ class SqliteStore:
 
     def heartbeat(self, worker_id: int, lease_us: int) -> Ack[list[Claim]]:
         def operation(connection: sqlite3.Connection, effects: Effects) -> list[Claim]:
-            self._desk.tell_stops(connection, effects)
-            self._desk.register_again(connection, effects, worker_id, lease_us)
-            return time.heartbeat(connection, effects, worker_id, lease_us)
+            return self._desk.heartbeat(connection, effects, worker_id, lease_us)
 
         return self._writer.put(operation)
 

@@ -15,11 +15,12 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
+from sennit.errors import SennitError
 from sennit.store.connect import closed, explain
 from sennit.sync.ack import Ack, resolve_all
 
@@ -126,7 +127,7 @@ class Writer(Generic[E]):
                         connection.execute("SAVEPOINT operation")
                     try:
                         value = operation(connection, effect)
-                    except BaseException as error:  # noqa: BLE001 - delivered to whoever asked
+                    except BaseException as error:
                         if not connection.in_transaction:
                             raise  # SQLite gave the whole transaction up (disk full, I/O error)
                         connection.execute("ROLLBACK" if alone else "ROLLBACK TO operation")
@@ -142,7 +143,8 @@ class Writer(Generic[E]):
                 connection.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 - every waiter must hear of it; the writer lives on
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # what failed before is the news, and the transaction is over either way
+                    connection.execute("ROLLBACK")
             self._batch.after_rollback()
             failure = self._error(error)
             return [(ack, None, failure) for _, ack in todo]
@@ -152,4 +154,5 @@ class Writer(Generic[E]):
         return settled
 
     def _error(self, error: BaseException) -> BaseException:
-        return explain(error, self._path) if isinstance(error, sqlite3.Error) else error
+        foreign = isinstance(error, (sqlite3.Error, OSError)) and not isinstance(error, SennitError)
+        return explain(error, self._path) if foreign else error

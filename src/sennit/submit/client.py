@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -24,6 +23,9 @@ from sennit.submit.context import Attempt, current
 from sennit.submit.handle import Handle
 from sennit.submit.registry import Call, Handler
 from sennit.sync.ack import Ack, in_event_loop
+
+if TYPE_CHECKING:
+    import sqlite3
 
 _log = logging.getLogger("sennit")
 
@@ -203,18 +205,17 @@ class Client:
         """Say on the log when nobody serves the queue that somebody waits for."""
         store = self._store()
 
-        def look(task: Ack[TaskView]) -> None:
-            view = task.wait()
-            store.workers().add_done_callback(lambda workers: say(view, workers.wait()))
-
-        def say(view: TaskView, workers: list[WorkerInfo]) -> None:
-            if not any(w.role == "worker" and view.queue in w.queues for w in workers):
+        def say(task: TaskView, workers: Sequence[WorkerInfo]) -> None:
+            if task.state.live and not any(w.role == "worker" and task.queue in w.queues for w in workers):
                 _log.warning(
                     "task %d (%s) waits and no worker serves queue %r; start one: sennit worker MODULE:APP --db %s",
-                    view.id, view.handler, view.queue, store.url,
+                    task.id, task.handler, task.queue, store.url,
                 )  # fmt: skip
 
-        store.task(handle.id).add_done_callback(look)
+        def looked(task: Ack[TaskView]) -> None:
+            store.workers().add_done_callback(lambda workers: say(task.wait(), workers.wait()))
+
+        store.task(handle.id).add_done_callback(looked)
 
     def value_of(self, handle: Handle[Any], outcome: Outcome) -> Any:
         """Return the result, or raise what became of the task."""
@@ -238,7 +239,10 @@ class Client:
     # ------------------------------------------------------------ the rest of a handle
 
     def cancel_task(self, handle: Handle[Any], reason: str) -> Ack[bool]:
-        """Cancel one task."""
+        """Cancel one task; a child that was not stored yet is stored first, so that there is something to cancel."""
+        attempt = current()
+        if attempt is not None:
+            attempt.flush()
         return self._once_stored(handle, lambda s: s.cancel([handle.id], reason=reason), lambda all_: all_[0])
 
     def view_of(self, handle: Handle[Any]) -> Ack[TaskView]:

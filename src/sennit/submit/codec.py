@@ -12,7 +12,9 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, Final, Protocol, get_type_hints, runtime_checkable
+from pathlib import PurePath
+from types import UnionType
+from typing import Any, Final, Protocol, Union, get_args, get_origin, get_type_hints, runtime_checkable
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -53,6 +55,8 @@ def to_plain(value: Any) -> Any:
     Raises:
         NotImplementedError: there is none.
     """
+    if isinstance(value, PurePath):
+        return str(value)
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     raise NotImplementedError(f"values of type {type(value).__qualname__} do not serialise to JSON")
@@ -63,6 +67,8 @@ def _from_plain(wanted: type, value: Any) -> Any:
         return wanted.model_validate(value)
     if isinstance(value, wanted):
         return value
+    if issubclass(wanted, PurePath) and isinstance(value, str):
+        return wanted(value)
     raise NotImplementedError(f"cannot build {wanted.__qualname__} from JSON")
 
 
@@ -167,7 +173,7 @@ class Codec:
         try:
             if parents:
                 plain = _fill(msgspec.json.decode(payload), parents)
-                arguments = msgspec.convert(plain, self._arguments, dec_hook=_from_plain)
+                arguments = msgspec.convert(plain, self._arguments, str_keys=True, dec_hook=_from_plain)
             else:
                 arguments = self._decoder.decode(payload)
         except (msgspec.ValidationError, ValueError, NotImplementedError) as error:
@@ -235,7 +241,15 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         hints = get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError):
         hints = {n: a for n, a in getattr(function, "__annotations__", {}).items() if not isinstance(a, str)}
-    return {name: _decodable(hint) for name, hint in hints.items()}
+    return {name: _decodable(_without_verdicts(hint)) for name, hint in hints.items()}
+
+
+def _without_verdicts(hint: Any) -> Any:
+    """Return `Review` for `Review | Retry`: a verdict ends the attempt and is never stored as a result."""
+    kept = [part for part in get_args(hint) if part not in NOT_A_RESULT]
+    if get_origin(hint) not in (Union, UnionType) or len(kept) == len(get_args(hint)):
+        return hint
+    return Union[tuple(kept)] if kept else None  # noqa: UP007 - built from a tuple
 
 
 def _decodable(hint: Any) -> Any:

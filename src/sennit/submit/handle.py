@@ -85,6 +85,10 @@ class Handle(Generic[T]):
         """Return the ack of the submit, None when this handle was made from an id."""
         return self._stored
 
+    async def outcome(self) -> Outcome:
+        """Wait until the task has ended, well or badly; return how. Raises nothing for a failed task."""
+        return await self._client.wait_for(self)
+
     def __await__(self) -> Generator[Any, None, T]:
         outcome = yield from self._client.wait_for(self).__await__()
         value: T = self._client.value_of(self, outcome)

@@ -11,13 +11,14 @@ import msgspec
 from sennit.errors import SettingsError
 from sennit.model.order import Priority
 from sennit.model.task import OnConflict, OnParentFailed, TaskOptions
+from sennit.submit.handle import Handle
 
 
 class SubmitOptions(TypedDict, total=False):
     """Keywords of `task.options(…)`. Times in seconds.
 
     Attributes:
-        after: handles of tasks that must end first; their results are not injected.
+        after: one handle, or several, of tasks that must end first; their results are not injected.
         key, on_conflict: at most one retained task per (handler, key).
         delay_s: start this long after the parents are done; `at`: not before this moment (aware datetime).
         queue_timeout_s: fail if not started within; deadline_s: fail if not ended within; both from submit.
@@ -29,7 +30,7 @@ class SubmitOptions(TypedDict, total=False):
     thread_id: str | None
     key: str | None
     on_conflict: OnConflict
-    after: Sequence[Any]
+    after: Handle[Any] | Sequence[Handle[Any]]
     on_parent_failed: OnParentFailed
     delay_s: float
     at: datetime

@@ -128,13 +128,10 @@ class Decorator(Protocol):
     """What `app.task(…)` returns: keeps the parameters, and the result type of sync and async functions."""
 
     @overload
-    def __call__(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R]:
-        """Decorate an async function."""
+    def __call__(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
 
     @overload
-    def __call__(self, function: Callable[P, R], /) -> Task[P, R]:
-        """Decorate a plain function."""
-
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
 
 class Registry:

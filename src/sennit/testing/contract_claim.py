@@ -8,11 +8,15 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+
+from sennit.errors import UsageError
 from sennit.model.lifecycle import State
 from sennit.model.order import Priority
-from sennit.model.task import GivenBack, Succeeded
+from sennit.model.task import Claim, GivenBack, Succeeded
+from sennit.store.protocol import Store
 from sennit.testing.clock import VirtualClock
-from sennit.testing.contract_tools import Rig, got, in_threads
+from sennit.testing.contract_tools import SECOND_US, Rig, got, in_threads
 
 
 class ClaimOrderContract:
@@ -144,17 +148,29 @@ class ClaimContract(ClaimOrderContract):
         assert got(rig.store.rescue(other.worker_id)) == 1
         assert rig.state(task.id) is State.READY
 
-    def test_what_a_worker_held_when_it_left_comes_back_when_its_lease_lapses(
+    def test_what_a_worker_held_when_it_left_keeps_its_lease_until_that_lapses(
         self, open_rig: Callable[..., Rig], clock: VirtualClock
     ) -> None:
         rig, other = open_rig(), open_rig(lease_s=10)
         task = other.start()
         got(other.store.leave())
+        clock.advance(9)
+        assert got(rig.store.fire()) == clock.now_us() + SECOND_US
+        assert (rig.state(task.id), [w.id for w in got(rig.store.workers())]) == (State.RUNNING, [rig.worker_id])
 
-        clock.advance(11)
+        clock.advance(1)
         got(rig.store.fire())
 
         assert rig.state(task.id) is State.READY
+
+    def test_a_worker_that_left_claims_nothing(self, rig: Rig) -> None:
+        rig.start()
+        task_id = rig.put()
+
+        got(rig.store.leave())
+
+        assert rig.claim() == []
+        assert rig.state(task_id) is State.READY
 
     def test_a_worker_that_left_gets_nothing_for_its_old_order(self, rig: Rig) -> None:
         rig.store.want("q", 3)
@@ -163,6 +179,33 @@ class ClaimContract(ClaimOrderContract):
         assert rig.state(rig.put()) is State.READY
 
     # ------------------------------------------------------------ the standing order
+
+    def test_an_order_needs_a_worker_that_has_joined(self, make_store: Callable[[], Store], rig: Rig) -> None:
+        task = rig.start()
+        store = make_store()
+
+        with pytest.raises(UsageError):
+            store.want("q", 1)
+        with pytest.raises(UsageError):
+            got(store.finish([Succeeded(task.claim, b"1")], want={"q": 1}))
+
+        assert rig.state(task.id) is State.RUNNING
+        store.close()
+
+    def test_a_worker_taken_for_dead_is_registered_again_by_its_next_order(
+        self, open_rig: Callable[..., Rig], clock: VirtualClock
+    ) -> None:
+        rig, frozen = open_rig(), open_rig(lease_s=10)
+        task = frozen.start()
+        clock.advance(11)
+        got(rig.store.fire())
+        assert [w.id for w in got(rig.store.workers())] == [rig.worker_id]
+
+        frozen.store.want("q", 1)
+
+        frozen.heard.wait_for(lambda: [t.claim for t in frozen.heard.claimed] == [Claim(task.id, 2)])
+        assert {w.id for w in got(rig.store.workers())} == {rig.worker_id, frozen.worker_id}
+        assert got(rig.store.fire()) == clock.now_us() + frozen.lease_us
 
     def test_an_order_is_served_in_order(self, rig: Rig) -> None:
         ids = [rig.put(priority=p) for p in (3, 0, 2, 1)]

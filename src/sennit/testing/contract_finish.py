@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sennit.errors import TaskNotFound, UnknownDependency
+from sennit.errors import TaskNotFound
 from sennit.model.lifecycle import State
 from sennit.model.task import (
     Cancelled,
@@ -51,15 +51,79 @@ class EndingContract:
         rig.run(free.ref.id)
         assert rig.run(bound.ref.id).parents == (b"3",)
 
-    def test_when_a_child_is_refused_nothing_of_the_call_is_stored(self, rig: Rig) -> None:
+    def test_a_child_waits_only_for_parents_that_are_open_when_its_submitter_succeeds(self, rig: Rig) -> None:
+        task, other = rig.start(), rig.start()
+        child = rig.spec(parent_id=task.id, after=[task.id, other.id])
+
+        rig.finish(Succeeded(task.claim, b"1", (child,)))
+
+        assert (rig.state(child.ref.id), rig.view(child.ref.id).waiting_for) == (State.WAITING, 1)
+        rig.succeed(other, b"2")
+        assert rig.run(child.ref.id).parents == (b"1", b"2")
+
+    def test_children_of_one_success_may_wait_for_those_of_another_in_the_same_call(self, rig: Rig) -> None:
         one, two = rig.start(), rig.start()
-        bad = Succeeded(two.claim, b"1", (rig.spec(after=[10**12]),))
+        first = rig.spec(parent_id=one.id)
+        second = rig.spec(parent_id=two.id, parents=(first.ref,))
 
-        with pytest.raises(UnknownDependency):
-            rig.finish(Succeeded(one.claim, b"1", (rig.spec(),)), bad)
+        rig.finish(Succeeded(one.claim, b"1", (first,)), Succeeded(two.claim, b"2", (second,)))
 
-        assert rig.states(one.id, two.id) == [State.RUNNING, State.RUNNING]
-        assert got(rig.store.ledger()).submitted == 2
+        assert rig.states(first.ref.id, second.ref.id) == [State.READY, State.WAITING]
+
+    def test_a_success_whose_children_are_refused_is_a_failure_and_the_other_endings_stand(self, rig: Rig) -> None:
+        stored = rig.put(key="k", queue="other")
+        tasks = [rig.start() for _ in range(5)]
+        circle = rig.spec(), rig.spec()
+        circle[0].parents, circle[1].parents = (circle[1].ref,), (circle[0].ref,)
+        children = (
+            (rig.spec(queue="other"),),
+            (rig.spec(), rig.spec(after=[10**12])),
+            circle,
+            (rig.spec(), rig.spec(key="k", on_conflict="reject")),
+            (),
+        )
+
+        endings = [Succeeded(task.claim, b"1", specs) for task, specs in zip(tasks, children, strict=True)]
+        assert rig.finish(*endings) == [True] * 5
+
+        views = [rig.view(task.id) for task in tasks]
+        good, failed = State.SUCCEEDED, State.FAILED
+        assert [v.state for v in views] == [good, failed, failed, failed, good]
+        kinds = [v.error.kind for v in views if v.error]
+        assert kinds == ["UnknownDependency", "CyclicDependency", "DuplicateKey"]
+        assert [v.failures for v in views] == [0, 1, 1, 1, 0]
+        assert got(rig.store.counts()) == {"other": {State.READY: 2}}
+        assert rig.state(stored) is State.READY
+
+    def test_refused_children_leave_no_trace(self, rig: Rig) -> None:
+        old = rig.put(key="old")
+        task = rig.start()
+        keyed = rig.spec(key="new", parent_id=task.id, child_key="c")
+        replacing = rig.spec(key="old", on_conflict="replace")
+
+        rig.finish(Succeeded(task.claim, b"1", (keyed, replacing, rig.spec(after=[10**12]))))
+
+        assert (rig.state(old), rig.view(old).key) == (State.READY, "old")
+        assert rig.put(key="new") != keyed.ref.id
+        assert rig.put(parent_id=task.id, child_key="c") != keyed.ref.id
+        assert got(rig.store.ledger()).submitted == 4
+
+    def test_the_dependants_of_a_success_whose_children_are_refused_follow_their_policies(self, rig: Rig) -> None:
+        task = rig.start()
+        dependants = [rig.put(after=[task.id], on_parent_failed=policy) for policy in POLICIES]
+
+        rig.finish(Succeeded(task.claim, b"1", (rig.spec(after=[10**12]),)))
+
+        assert rig.states(*dependants) == list(POLICIES.values())
+
+    def test_a_child_that_replaces_a_task_of_the_same_call_makes_its_later_ending_refused(self, rig: Rig) -> None:
+        early, task, late = rig.start(key="early"), rig.start(), rig.start(key="late")
+        replacing = tuple(rig.spec(key=key, on_conflict="replace") for key in ("early", "late"))
+
+        endings = Succeeded(early.claim, b"1"), Succeeded(task.claim, b"2", replacing), Succeeded(late.claim, b"3")
+        assert rig.finish(*endings) == [True, True, False]
+
+        assert rig.states(early.id, task.id, late.id) == [State.SUCCEEDED, State.SUCCEEDED, State.CANCELLED]
 
     def test_an_ending_is_accepted_once(self, rig: Rig) -> None:
         task = rig.start()
@@ -356,13 +420,20 @@ class FinishContract(EndingContract, CascadeContract):
         assert got(rig.store.cancel([*ended, live, live])) == [False, False, False, True, False]
         assert rig.state(ended[0]) is State.SUCCEEDED
 
-    def test_a_parent_and_its_child_cancelled_in_one_call_are_both_cancelled(self, rig: Rig) -> None:
+    @pytest.mark.parametrize("policy", POLICIES)
+    def test_cancel_ends_all_listed_tasks_before_their_dependants_are_looked_at(
+        self, rig: Rig, policy: OnParentFailed
+    ) -> None:
         parent = rig.put()
-        child = rig.put(after=[parent])
+        child = rig.put(after=[parent], on_parent_failed=policy)
+        grandchild = rig.put(after=[child], on_parent_failed=policy)
 
-        assert got(rig.store.cancel([parent, child])) == [True, True]
+        assert got(rig.store.cancel([parent, child], reason="no need")) == [True, True]
 
-        assert rig.states(parent, child) == [State.CANCELLED, State.CANCELLED]
+        assert rig.states(parent, child, grandchild) == [State.CANCELLED, State.CANCELLED, POLICIES[policy]]
+        error = rig.view(child).error
+        assert error is not None
+        assert error.message == "no need"
 
     def test_a_running_attempt_that_is_cancelled_is_told_and_refused(self, rig: Rig) -> None:
         task = rig.start()

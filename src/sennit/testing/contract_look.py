@@ -11,7 +11,7 @@ import pytest
 from sennit.errors import StoreUnavailable, TaskNotFound
 from sennit.model.lifecycle import State
 from sennit.model.order import Priority
-from sennit.model.task import LogLine, Parked
+from sennit.model.task import Cancelled, LogLine, Parked
 from sennit.store.protocol import Store
 from sennit.testing.clock import VirtualClock
 from sennit.testing.contract_tools import BOOM, SECOND_US, TIMEOUT_S, Rig, got
@@ -140,7 +140,7 @@ class ListContract:
 
         assert got(rig.store.counts()) == {"a": {State.READY: 2}, "b": {State.READY: 1}}
 
-    def test_the_attempts_that_ended_without_success_are_listed_oldest_first(
+    def test_the_attempts_that_failed_crashed_or_were_cancelled_are_listed_oldest_first(
         self, rig: Rig, clock: VirtualClock
     ) -> None:
         task = rig.start()
@@ -152,12 +152,15 @@ class ListContract:
         rig.succeed(task)
         failed = rig.ended_as(State.FAILED)
         cancelled = rig.ended_as(State.CANCELLED)
+        gave_up = rig.start()
+        rig.finish(Cancelled(gave_up.claim, "not wanted"))
 
         attempts = got(rig.store.attempts(task.id))
 
         assert [(a.attempt, a.error, a.worker_id) for a in attempts] == [(n, BOOM, rig.worker_id) for n in (1, 2)]
         assert [a.ended_us for a in attempts] == [clock.now_us() - 2 * SECOND_US, clock.now_us() - SECOND_US]
-        assert [len(got(rig.store.attempts(i))) for i in (failed, cancelled, 10**12)] == [1, 1, 0]
+        others = [[a.outcome for a in got(rig.store.attempts(i))] for i in (failed, cancelled, gave_up.id, 10**12)]
+        assert others == [["failed"], ["cancelled"], ["cancelled"], []]
 
     def test_log_lines_come_back_oldest_first_after_a_sequence_number(self, rig: Rig) -> None:
         tasks = [rig.start(), rig.start()]
@@ -302,7 +305,9 @@ class LookContract(WatchContract, ListContract, PruneContract):
         for _ in range(3):
             store.close()
 
-    def test_close_fails_the_watches_that_wait(self, make_store: Callable[[], Store], rig: Rig) -> None:
+    def test_close_fails_pending_watches_with_store_unavailable(
+        self, make_store: Callable[[], Store], rig: Rig
+    ) -> None:
         task_id = rig.put()
         store = make_store()
         watch = store.watch(task_id)

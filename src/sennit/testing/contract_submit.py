@@ -112,6 +112,17 @@ class SubmitContract(IdContract):
         error = rig.view(child).error
         assert (error is None) if policy == "run" else (error is not None and error.kind == f"parent_{ended}")
 
+    def test_a_parent_named_twice_is_waited_for_once(self, rig: Rig) -> None:
+        parent, other = rig.start(), rig.start()
+        child = rig.put(after=[parent.id, other.id, parent.id])
+        assert rig.view(child).waiting_for == 2
+
+        rig.succeed(parent, b"1")
+        assert rig.view(child).waiting_for == 1
+        rig.succeed(other, b"2")
+
+        assert rig.run(child).parents == (b"1", b"2", b"1")
+
     def test_one_failed_parent_decides_although_another_is_open(self, rig: Rig) -> None:
         parents = [rig.ended_as(State.FAILED), rig.put()]
 
@@ -295,7 +306,7 @@ class SubmitContract(IdContract):
                 got(rig.store.add_children(claim, [rig.spec()]))
             assert (lost.value.task_id, lost.value.attempt) == claim
 
-        assert got(rig.store.ledger()).submitted == 1
+        assert (got(rig.store.ledger()).submitted, got(rig.store.ledger()).refused) == (1, 3)
 
     # ------------------------------------------------------------ races
 

@@ -10,7 +10,7 @@ import pytest
 
 from sennit.errors import UnknownDependency
 from sennit.model.lifecycle import State
-from sennit.model.task import Parked, Slept, Succeeded
+from sennit.model.task import Failed, GivenBack, Parked, Slept, Succeeded
 from sennit.testing.clock import VirtualClock
 from sennit.testing.contract_tools import BOOM, SECOND_US, Rig, got, in_threads
 
@@ -35,6 +35,26 @@ class DeathContract:
         got(other.store.fire())
 
         assert rig.state(task.id) is State.RUNNING
+
+    @pytest.mark.parametrize("how", ["its lease lapsed", "it was rescued"])
+    def test_a_heartbeat_registers_a_forgotten_worker_again(
+        self, open_rig: Callable[..., Rig], clock: VirtualClock, how: str
+    ) -> None:
+        rig, frozen = open_rig(), open_rig(lease_s=10)
+        task = frozen.start()
+        if how == "its lease lapsed":
+            clock.advance(11)
+            got(rig.store.fire())
+        else:
+            got(rig.store.rescue(frozen.worker_id))
+        assert frozen.claim() == []
+
+        assert got(frozen.store.heartbeat(frozen.worker_id, frozen.lease_us)) == []
+
+        again = frozen.run(task.id)
+        assert got(frozen.store.heartbeat(frozen.worker_id, frozen.lease_us)) == [again.claim]
+        assert {w.id for w in got(rig.store.workers())} == {rig.worker_id, frozen.worker_id}
+        assert got(rig.store.fire()) == clock.now_us() + frozen.lease_us
 
     def test_rescue_takes_back_all_a_worker_held_each_as_one_crash(self, open_rig: Callable[..., Rig]) -> None:
         rig, dead = open_rig(), open_rig()
@@ -182,6 +202,31 @@ class FireContract:
         assert got(rig.store.fire()) is None
         assert rig.state(task.id) is State.SUCCEEDED
 
+    def test_no_limit_is_due_of_a_task_that_has_ended(self, rig: Rig) -> None:
+        limits = {"deadline_us": 5 * SECOND_US, "queue_timeout_us": 4 * SECOND_US}
+        parent, failed, cancelled = rig.start(), rig.start(**limits), rig.start(**limits)
+        succeeded = [rig.start(**limits) for _ in range(3)]
+        rig.put(**limits, key="k")
+        rig.put(after=[parent.id], **limits)
+        assert got(rig.store.fire()) is not None
+
+        rig.finish(*(Succeeded(task.claim, b"1") for task in succeeded), Failed(failed.claim, BOOM))
+        rig.finish(Failed(parent.claim, BOOM))
+        got(rig.store.cancel([cancelled.id]))
+        rig.put(key="k", on_conflict="replace")
+
+        assert got(rig.store.fire()) is None
+
+    def test_no_queue_time_out_is_due_of_a_task_that_was_claimed(self, rig: Rig, clock: VirtualClock) -> None:
+        task = rig.start(queue_timeout_us=4 * SECOND_US)
+        rig.finish(GivenBack(task.claim))
+
+        assert got(rig.store.fire()) is None
+        clock.advance(5)
+        got(rig.store.fire())
+
+        assert rig.state(task.id) is State.READY
+
     def test_a_queue_time_out_fails_what_was_never_claimed(self, rig: Rig, clock: VirtualClock) -> None:
         limit = {"queue_timeout_us": 5 * SECOND_US}
         claimed, given_up = rig.start(**limit), rig.put(**limit)
@@ -221,31 +266,15 @@ class FireContract:
 
         assert {w.id for w in got(rig.store.workers())} == {rig.worker_id, idle.worker_id}
 
-    def test_the_lease_of_another_that_holds_something_is_among_what_is_due(
+    def test_the_lease_of_another_is_among_what_is_due_until_it_lapses(
         self, open_rig: Callable[..., Rig], clock: VirtualClock
     ) -> None:
         rig, other = open_rig(), open_rig(lease_s=10)
+
+        assert got(rig.store.fire()) == clock.now_us() + other.lease_us
+        assert got(other.store.fire()) == clock.now_us() + rig.lease_us
+        clock.advance(10)
         assert got(rig.store.fire()) is None
-
-        task = other.start()
-        assert got(rig.store.fire()) == clock.now_us() + 10 * SECOND_US
-
-        other.succeed(task)
-        assert got(rig.store.fire()) is None
-
-    def test_a_worker_whose_lease_lapsed_works_on_after_its_next_heartbeat(
-        self, open_rig: Callable[..., Rig], clock: VirtualClock
-    ) -> None:
-        rig, frozen = open_rig(), open_rig(lease_s=10)
-        task = frozen.start()
-        clock.advance(11)
-        got(rig.store.fire())
-
-        assert got(frozen.store.heartbeat(frozen.worker_id, frozen.lease_us)) == []
-
-        again = frozen.run(task.id)
-        assert got(frozen.store.heartbeat(frozen.worker_id, frozen.lease_us)) == [again.claim]
-        assert {w.id for w in got(rig.store.workers())} == {rig.worker_id, frozen.worker_id}
 
 
 class TimeContract(DeathContract, FireContract):

@@ -107,7 +107,7 @@ class Audit:
     # ------------------------------------------------------------ bodies
 
     def step_runs(self, claim: Claim, result: bytes) -> None:
-        """A step is being computed: no earlier attempt may have saved it. (A zombie may compute one in vain.)"""
+        """A step is computed: no earlier attempt may have saved it, though a zombie may compute one in vain."""
         attempt = self._saved.get((claim.task_id, result))
         if attempt is not None and attempt < claim.attempt:
             self.object(f"{claim} computes {result!r} again, which attempt {attempt} had saved")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 import msgspec
 
@@ -137,7 +137,6 @@ def children_of(moves: list[Move]) -> int:
     return sum(int(amount) for what, amount in moves if what == "children")
 
 
-def call(moves: list[Move], *, inputs: list[Handle[Any]] | None = None, **options: Any) -> Call:
+def call(moves: list[Move], *, inputs: list[Handle[Any]] | None = None, **options: Unpack[SubmitOptions]) -> Call:
     """Return the call of a body that makes these moves."""
-    changes = SubmitOptions(**options)
-    return Call(_HANDLER, _HANDLER.options.replaced(changes), (moves, inputs or []), {})
+    return Call(_HANDLER, _HANDLER.options.replaced(options), (moves, inputs or []), {})

@@ -11,8 +11,10 @@ from random import Random
 from typing import Any, Final
 
 from sennit.errors import StoreError, SubmitError
+from sennit.model.task import OnParentFailed
 from sennit.store.memory import MemoryStore
 from sennit.submit.handle import Handle
+from sennit.submit.options import SubmitOptions
 from sennit.testing.simaudit import Planned
 from sennit.testing.simbodies import QUEUES, call, children_of, draw_moves
 from sennit.testing.simfleet import LEASE_S, Fleet, Meddle, Shape, steady_us
@@ -20,7 +22,7 @@ from sennit.testing.simloop import SimLoop
 
 __all__ = ["explore"]
 
-POLICIES: Final = ("fail", "fail", "run", "cancel")
+POLICIES: Final[tuple[OnParentFailed, ...]] = ("fail", "fail", "run", "cancel")
 
 
 async def explore(
@@ -41,7 +43,7 @@ async def explore(
         fleet.start(name)
         loop.crash_points(name, shape.crash_probability)
     chaos = _Chaos(fleet, random)
-    for _ in range(random.randint(8, 30)):
+    for _ in range(random.randint(8, 26)):
         await chaos.next()
     await fleet.calm()
     await fleet.settle()
@@ -55,14 +57,14 @@ class _Chaos:
         self._random = random
         self._handles: list[Handle[Any]] = []
         events: dict[Callable[[], Awaitable[None]], int] = {
-            self._submit: 8, self._cancel: 2, self._revive: 2, self._resume: 1, self._kill: 2, self._freeze: 2,
+            self._submit: 8, self._cancel: 2, self._revive: 2, self._resume: 1, self._kill: 2, self._freeze: 4,
             self._start: 3, self._stop: 2, self._set_clock: 1,
         }  # fmt: skip
         self._events, self._weights = list(events), list(events.values())
 
     async def next(self) -> None:
         """Let one thing happen, after a while."""
-        await asyncio.sleep(self._random.choice((0.0, 0.3, 3.0)) * self._random.random())
+        await asyncio.sleep(self._random.choice((0.0, 0.5, 4.0)) * self._random.random())
         (event,) = self._random.choices(self._events, self._weights)
         await event()
 
@@ -82,12 +84,14 @@ class _Chaos:
         random = self._random
         parents = random.sample(self._handles, min(len(self._handles), random.choice((0, 0, 1, 1, 2, 3))))
         moves, policy = draw_moves(random), random.choice(POLICIES)
-        options = {"priority": random.choice(("low", "normal", "high")), "delay_s": random.choice((0, 0, 0, 2.5))}
-        if random.random() < 0.2:
-            options["thread_id"] = "talk"
-        handle = self._fleet.client.submit_calls(
-            [call(moves, inputs=parents, queue=random.choice(QUEUES), on_parent_failed=policy, **options)]
-        )[0]
+        options = SubmitOptions(
+            queue=random.choice(QUEUES),
+            on_parent_failed=policy,
+            priority=random.choice(("low", "normal", "high")),
+            delay_s=random.choice((0, 0, 0, 2.5)),
+            thread_id=random.choice((None, None, None, "talk")),
+        )
+        (handle,) = self._fleet.client.submit_calls([call(moves, inputs=parents, **options)])
         self._fleet.audit.plans[handle.id] = Planned(tuple(p.id for p in parents), policy, children_of(moves))
         self._handles.append(handle)
         return handle
@@ -125,7 +129,7 @@ class _Chaos:
         if living:
             name, loop = self._random.choice(living), self._fleet.loop
             loop.freeze(name)
-            loop.call_later(self._random.random() * 3 * LEASE_S, self._thaw, name)
+            loop.call_later(self._random.uniform(0.2, 4) * LEASE_S, self._thaw, name)
 
     def _thaw(self, name: str) -> None:
         if self._fleet.loop.is_alive(name):

@@ -31,12 +31,15 @@ from sennit.testing.simstore import SlowStore
 
 __all__ = ["Fleet", "Meddle", "Shape", "SimHeart", "steady_us"]
 
-LEASE_S: Final = 6.0
+LEASE_S: Final = 3.0
 QUIET_S: Final = 5.0
 """Longer than any chain of store calls between a slot that becomes free and the body that takes it."""
 
+STOP_S: Final = 60.0
+"""A graceful stop drains for 10 s at most, then hands back what is left."""
+
 END_S: Final = 3600.0
-"""All tasks of a seed end within this, once nobody dies any more: retries back off to 8 s, leases are 6 s."""
+"""All tasks of a seed end within this, once nobody dies any more: retries back off to 8 s, leases are 3 s."""
 
 _SETTINGS: Final = Settings(lease_s=LEASE_S, log_capture=False, loop_lag_notice_s=3600.0, no_worker_notice_s=3600.0)
 
@@ -239,16 +242,23 @@ class Fleet:
         self.is_troubled = False
         for name in self.names:
             self.loop.crash_points(name, 0.0)
+        await asyncio.sleep(self._random.choice((0.0, 2 * LEASE_S)))
         self.thaw_all()
         staying = [name for name in self.living() if not self._processes[name].stop.is_set()]
         if not staying:
             first = self.names[0]
-            if self.loop.is_alive(first):
-                await self.loop.wait_killed(first)
+            await self._wait_stopped(first)
             self.start(first)
         elif self._random.random() < 0.5:
             for name in staying[1:]:
                 self.loop.kill(name)
+
+    async def _wait_stopped(self, name: str) -> None:
+        if self.loop.is_alive(name):
+            try:
+                await asyncio.wait_for(self.loop.wait_killed(name), STOP_S)
+            except TimeoutError:
+                raise BrokenPromise(f"{name} was asked to stop and still runs after {STOP_S} s") from None
 
     async def check_no_slot_is_wasted(self) -> None:
         """Check that no task stays ready while a slot for it stays free."""
@@ -258,7 +268,9 @@ class Fleet:
         for (life, queue), starts in free.items():
             stuck = sorted(task_id for task_id, _, wanted in still_ready if wanted == queue)
             if stuck and still_free.get((life, queue)) == starts:
-                raise BrokenPromise(f"tasks {stuck} of queue {queue!r} are ready, and {life} has had a slot for {QUIET_S} s")
+                raise BrokenPromise(
+                    f"tasks {stuck} of queue {queue!r} are ready, and {life} has had a slot for {QUIET_S} s"
+                )
 
     def _ready(self) -> set[tuple[int, int, str]]:
         return {(v.id, v.attempt, v.queue) for v in self.truth.tasks(states=[State.READY], limit=10**6).wait()}

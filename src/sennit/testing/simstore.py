@@ -162,8 +162,13 @@ class SlowStore(MemoryStore):
 
     def want(self, queue: str, n: int) -> None:
         """Raise the standing order."""
+
+        def apply() -> Ack[None]:
+            MemoryStore.want(self, queue, n)
+            return Ack.done_with(None)
+
         with self._surely():
-            self._later(lambda: Ack.done_with(MemoryStore.want(self, queue, n)))
+            self._later(apply)
 
     def watch(self, task_id: int) -> Ack[Outcome]:
         """Watch; another process's commit may resolve it."""

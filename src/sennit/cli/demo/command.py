@@ -65,4 +65,4 @@ def demo(
     if unshown := len(result.stock.failures[FAILURES_SHOWN:]):
         log.say(f"and {unshown} more like these")
     emit(result.facts()) if shared.json else click.echo(result.line())
-    return 0 if result.stock.sound else 1
+    return result.exit_code

@@ -122,12 +122,20 @@ def workers(run: RunReport) -> list[WorkerLanes]:
     return [WorkerLanes(pid, lanes, killed.get(pid)) for pid, lanes in by_pid.items()]
 
 
+def is_sound(run: RunReport) -> bool:
+    """Tell whether the ledger balances and nobody contradicts it."""
+    return run.ledger.balances and not run.problems
+
+
 def verdict(run: RunReport) -> str:
-    """Say in one line whether the ledger balances."""
-    ledger = run.ledger
-    if ledger.balances:
-        return "Nothing was lost, nothing was done twice."
-    return f"The ledger does not balance: {ledger.lost} lost, {ledger.duplicated} duplicated."
+    """Say in one line whether every task is accounted for once."""
+    if is_sound(run):
+        return "Nothing was lost, nothing was accepted twice."
+    what = "Store, journal and report do not agree."
+    if not run.ledger.balances:
+        what = f"The ledger does not balance: {run.ledger.lost} lost, {run.ledger.duplicated} duplicated."
+    first = f" First of {plural(len(run.problems), 'problem')}: {run.problems[0]}." if run.problems else ""
+    return what + first
 
 
 def equation(run: RunReport) -> str:

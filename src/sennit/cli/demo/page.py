@@ -17,6 +17,7 @@ from sennit.cli.demo.digest import (
     PackageView,
     equation,
     findings_by_kind,
+    is_sound,
     location,
     most_complex,
     packages,
@@ -95,14 +96,15 @@ def _ledger(run: RunReport) -> str:
         (book.rescued, "rescued", ""),
         (book.retries, "retried", ""),
         (book.rate_limited, "rate limited", ""),
+        *([(book.failed, "failed", "bad")] if book.failed else []),
         (book.lost, "lost", "good" if not book.lost else "bad"),
         (book.duplicated, "duplicated", "good" if not book.duplicated else "bad"),
         (f"{book.seconds:.1f}", "seconds", ""),
     )
     items = "".join(f'<li class="{kind}"><b>{number}</b> {name}</li>' for number, name, kind in facts)
-    state, sign = ("balanced", "✓") if book.balances else ("unbalanced", "✕")
+    state, sign = ("balanced", "✓") if is_sound(run) else ("unbalanced", "✕")
     return (
-        f'<section class="ledger {state}" aria-label="Ledger"><h2><span aria-hidden="true">{sign}</span> {verdict(run)}'
+        f'<section class="ledger {state}" aria-label="Ledger"><h2><span aria-hidden="true">{sign}</span> {escape(verdict(run))}'
         f'</h2><ul class="facts">{items}</ul><p class="equation">{equation(run)}</p></section>\n'
     )
 

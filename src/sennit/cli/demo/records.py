@@ -194,6 +194,7 @@ class RunReport(Record, frozen=True):
         made_with: versions, such as "sennit 0.1.0, Python 3.11.7".
         model: who reviewed, such as "gpt-4o-mini" or "the demo's local model server".
         files_left_out: how many files the plan passed over because of its limit.
+        problems: where the stocktaking found that store, journal and report disagree, as sentences.
     """
 
     title: str
@@ -210,3 +211,4 @@ class RunReport(Record, frozen=True):
     attempts: tuple[Attempt, ...] = ()
     kills: tuple[Kill, ...] = ()
     files_left_out: int = 0
+    problems: tuple[str, ...] = ()

@@ -58,8 +58,8 @@ def _head(run: RunReport) -> list[str]:
             f"{plural(sums.reviews, 'review')}. {_text(run.started_at)}."
         ),
         (
-            f"**{verdict(run)}** {plural(book.submitted, 'task')}, {plural(len(run.kills), 'kill')} (-9), "
-            f"{book.rescued} rescued, {book.retries} retried, {book.rate_limited} rate limited (429), {book.lost} lost, "
+            f"**{_text(verdict(run))}** {plural(book.submitted, 'task')}, {plural(len(run.kills), 'kill')} (-9), "
+            f"{book.rescued} rescued, {book.retries} retried, {book.rate_limited} rate limited (429), {book.failed} failed, {book.lost} lost, "
             f"{book.duplicated} duplicated, {book.seconds:.1f} s."
         ),
         f"Ledger: {equation(run)}.",

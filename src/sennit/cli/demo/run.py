@@ -96,10 +96,15 @@ class Result:
         book, n_kills = self.stock.ledger, len(self.kills)
         failed = f", {book.failed + book.cancelled} failed" if self.stock.failures else ""
         return (
-            f"{book.submitted} tasks, {n_kills} kill{'' if n_kills == 1 else 's'}, {book.rescued} rescued, "
-            f"{book.retries} retries{failed}, {book.lost} lost, {book.duplicated} duplicated, {book.seconds:.1f} s, "
-            f"report: {self.report}"
+            f"{book.submitted} tasks, {n_kills} {'kill' if n_kills == 1 else 'kills'}, {book.rescued} rescued, "
+            f"{book.retries} {'retry' if book.retries == 1 else 'retries'}{failed}, {book.lost} lost, "
+            f"{book.duplicated} duplicated, {book.seconds:.1f} s, report: {self.report}"
         )
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all that was planned has succeeded exactly once and everything balances, else 1."""
+        return 0 if self.stock.sound else 1
 
     def facts(self) -> dict[str, Any]:
         """Return the run for --json."""
@@ -156,6 +161,8 @@ def run(request: Request, screen: Screen) -> Result:
         _refuse_used(place)
         director = _Director(request, place, screen, started_us)
         asyncio.run(director.direct(tree, environ))
+        if request.keep or request.db:
+            screen.tell(f"kept: {place.database}, {place.journal}, {place.log}")
         return _conclude(director, tree, model)
 
 
@@ -181,12 +188,13 @@ def _place(request: Request) -> Iterator[_Place]:
 
 
 def _make_folder(folder: Path) -> None:
+    fix = "choose another with --out"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"cannot make the folder {folder}: {error.strerror}", fix="choose another with --out"
-        ) from error
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}", fix=fix) from error
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write to the folder {folder}", fix=fix)
 
 
 def _refuse_used(place: _Place) -> None:
@@ -232,7 +240,7 @@ class _Director:
         self.started_us = started_us
         self.first_us = 0
         self.ended_us = 0
-        self.killed_us: dict[int, int] = {}  # pid → when
+        self.killed_us: dict[int, int] = {}
         self._screen = screen
         self._to_kill = request.kill and request.workers > 1  # the last worker has nobody to take over
 
@@ -245,16 +253,17 @@ class _Director:
         for path in tree.unreadable:
             self._screen.tell(f"left out, it cannot be read: {path}")
         async with crew(self.place.url, n=self.request.workers, environ=environ, log=self.place.log) as hands:
+            self.killed_us = hands.killed_us
             bar = self._screen.bar(len(planned_labels(tree)))
             following = asyncio.create_task(self._follow(hands, bar))
-            breaking = asyncio.create_task(hands.wait_broken())
+            watching = asyncio.create_task(hands.watch())
             try:
-                await asyncio.wait((following, breaking), return_when=asyncio.FIRST_COMPLETED)
-                await (following if following.done() else breaking)
+                await asyncio.wait((following, watching), return_when=asyncio.FIRST_COMPLETED)
+                await (following if following.done() else watching)
             finally:
                 following.cancel()
-                breaking.cancel()
-                await asyncio.gather(following, breaking, return_exceptions=True)
+                watching.cancel()
+                await asyncio.gather(following, watching, return_exceptions=True)
                 bar.close()
 
     async def _follow(self, hands: Crew, bar: Progress) -> None:
@@ -270,14 +279,14 @@ class _Director:
                 self.first_us = uptime_us()
                 after_s = self.since_start_s(self.first_us)
                 self._screen.tell(f"first result after {after_s:.2f} s: {task.kind} {task.label}")
-            if self._to_kill and not self.killed_us and bar.done >= KILL_AT * total:
+            if self._to_kill and bar.done >= KILL_AT * total:
                 await self._kill(hands, f"after {bar.done} of {total} tasks")
         self.ended_us = uptime_us()
 
     async def _kill(self, hands: Crew, when: str) -> None:
         killed = await hands.kill_one(fleet.app.store)
         if killed is not None:
-            self.killed_us[killed.pid] = uptime_us()
+            self._to_kill = False
             self._screen.tell(f"kill -9 {killed.pid} {when}: it held {killed.held}")
 
 
@@ -312,6 +321,7 @@ def _conclude(run: _Director, tree: Plan, model: str) -> Result:
         ),
         kills=kills,
         files_left_out=tree.files_left_out,
+        problems=stock.problems,
     )
     (run.request.out / "report.md").write_text(render_markdown(written), encoding="utf-8")
     page = run.request.out / "report.html"

@@ -80,5 +80,6 @@ class Tags:
         return max(tag_us, self._now_us)
 
     def save(self) -> None:
+        """Write the tags that were taken."""
         if self._tags:
             self._connection.executemany(_SET_TAG, list(self._tags.items()))

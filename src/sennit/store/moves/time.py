@@ -34,7 +34,7 @@ def fire(connection: sqlite3.Connection, effects: Effects, *, worker_id: int) ->
     for (lapsed_id,) in connection.execute(_LAPSED, (now_us,)).fetchall():
         lost = rescue(connection, effects, lapsed_id, "the lease of its worker lapsed (frozen, or its host is gone)")
         effects.stops.setdefault(lapsed_id, []).extend(lost)
-    next_us: int | None = connection.execute(_NEXT_DUE, (worker_id,)).fetchone()[0]
+    next_us: int | None = connection.execute(_NEXT_DUE, (worker_id, now_us)).fetchone()[0]
     return next_us
 
 

@@ -15,9 +15,9 @@ SELECT state FROM sennit_task WHERE id = ?;
 
 SELECT DISTINCT w.id FROM sennit_running AS r JOIN sennit_worker AS w ON w.id = r.worker_id WHERE w.expire_us <= ?;
 
--- the next deadline of any kind; a worker's own lease is its heartbeat's business
+-- the next deadline of any kind; a worker's own lease is its heartbeat's business. A lease that has not lapsed counts
+-- also while nothing is held under it: a claim in its first half renews nothing, so nobody would hear of it again.
 SELECT min(due_us) FROM (
   SELECT min(due_us) AS due_us FROM sennit_timer
   UNION ALL SELECT min(due_us) FROM sennit_deadline
-  UNION ALL SELECT min(w.expire_us) FROM sennit_running AS r JOIN sennit_worker AS w ON w.id = r.worker_id
-             WHERE w.id <> ?);
+  UNION ALL SELECT min(expire_us) FROM sennit_worker WHERE id <> ? AND expire_us > ?);

@@ -43,7 +43,7 @@ ENDED: Final = "select id, attempt, state, result from sennit_task where id in (
 
 
 class Queue(Protocol):
-    """What the driver asks of the side it torments."""
+    """What the driver asks of the side whose workers it kills."""
 
     def submit(self, n: int) -> list[int]:
         """Submit n tasks whose bodies log their store id and attempt; return the ids, durable."""
@@ -192,7 +192,7 @@ def _open_rows(connection: sqlite3.Connection) -> int:
 def judge(database: str, submitted: list[int]) -> Figures:
     """Count by the log, the journal and the rows what was lost, and what was accepted or run twice.
 
-    - lost: submitted, and not recorded as succeeded.
+    - lost: submitted, and not recorded as succeeded by both the row and the journal.
     - accepted_twice: journal rows beyond the first of a task; and attempts that are recorded as accepted and as crashed,
       or whose stored result is that of another attempt.
     - token_run_twice: a claim token (task, attempt) with which two bodies started.
@@ -213,7 +213,7 @@ def judge(database: str, submitted: list[int]) -> Figures:
         if state == 1
     )
     return {
-        "lost": sum(rows.get(task_id, (0, 0))[1] != 1 for task_id in submitted),
+        "lost": sum(rows.get(task_id, (0, 0))[1] != 1 or not journal[task_id] for task_id in submitted),
         "accepted_twice": sum(count - 1 for count in journal.values()) + strange,
         "token_run_twice": sum(count > 1 for count in starts.values()),
         "ended_but_run_again": sum(count > 1 for count in ends.values()),

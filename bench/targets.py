@@ -1,0 +1,69 @@
+"""The numbers that Sennit has set itself, as data: the report says of each whether this run has met it.
+
+They are goals for a machine of two cores with a local disk, not timed tests: a missed one is a finding, not a failure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One number.
+
+    Attributes:
+        bound: in the unit of the figure, or a ratio when `times_as_good_as` names a side of the same run.
+        fsyncs: how many fsyncs (median of the run) are allowed on top: each commit with FULL pays one.
+    """
+
+    what: str
+    case: str
+    figure: str
+    bound: float
+    at_least: bool = False
+    fsyncs: int = 0
+    times_as_good_as: str | None = None
+
+
+def _throughput(case: str, what: str) -> tuple[Target, ...]:
+    return (
+        Target(what=f"{what}, FULL", case=case, figure="tasks_per_s", bound=5_000, at_least=True),
+        Target(what=what, case=case, figure="tasks_per_s", bound=3, at_least=True, times_as_good_as="huey"),
+        Target(what=what, case=case, figure="tasks_per_s", bound=40, at_least=True, times_as_good_as="dbos"),
+    )
+
+
+def _start(case: str, what: str, *, figure: str = "start", fsyncs: int = 0) -> tuple[Target, ...]:
+    return (
+        Target(what=f"{what}, p50", case=case, figure=f"{figure}_p50_ms", bound=0.5, fsyncs=fsyncs),
+        Target(what=f"{what}, p99", case=case, figure=f"{figure}_p99_ms", bound=2.0, fsyncs=fsyncs),
+    )
+
+
+TARGETS: Final = (
+    *_throughput("throughput_async", "no-op end to end, one process, async"),
+    *_throughput("throughput_sync", "no-op end to end, one process, sync"),
+    *_throughput("throughput_worker", "no-op end to end, a worker process"),
+    Target(what="bulk submit", case="bulk", figure="tasks_per_s", bound=100_000, at_least=True),
+    *_start("latency_normal", "idle submit to first line, NORMAL"),
+    *_start("latency_full", "idle submit to first line, FULL", fsyncs=1),
+    *_start("chain_normal", "chain hop, NORMAL", figure="hop"),
+    *_start("chain", "chain hop, FULL", figure="hop", fsyncs=1),
+    Target(
+        what="two processes, idle: submit to first line, p50", case="latency_processes", figure="start_p50_ms", bound=5
+    ),
+    Target(what="no periodic wake-up: context switches", case="idle_pair", figure="switches_in_15_s", bound=3),
+    Target(what="no periodic wake-up: system calls", case="idle_pair", figure="syscalls_in_3_s", bound=0),
+    Target(what="kill -9 to running elsewhere, p50", case="kills", figure="resumed_p50_s", bound=0.5),
+    Target(what="kill -9 to running elsewhere, worst", case="kills", figure="resumed_worst_s", bound=5),
+    Target(what="kills per round", case="kills", figure="kills", bound=50, at_least=True),
+    Target(what="tasks lost", case="kills", figure="lost", bound=0),
+    Target(what="tasks accepted twice", case="kills", figure="accepted_twice", bound=0),
+    Target(what="100 children and their join", case="children", figure="total_ms", bound=50),
+    Target(what="step", case="step", figure="in_order_ms", bound=1),
+    Target(what="idle CPU of a worker", case="idle", figure="cpu_percent", bound=0.2),
+    Target(what="10,000 waiting tasks", case="memory", figure="waiting_rss_mb", bound=80),
+    Target(what="`sennit --version`", case="version", figure="wall_p50_ms", bound=100),
+)

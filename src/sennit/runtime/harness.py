@@ -1,0 +1,244 @@
+"""`app.testing()`: the real runtime on a store in memory and a clock that jumps.
+
+    submit … ─► drain: engine starts ─► all that is ready runs ─► quiet? jump to what is due next ─► … ─► engine stops
+
+Nothing runs between drains, so a test can look at what was handed in before it lets it run. It is *quiet* when every
+attempt that runs waits for another task and nothing is ready; only then does time jump, so an hour of retries passes at
+once and no body is overtaken by the clock. A body's own waits (`asyncio.sleep`, I/O) and `timeout_s` take real time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Final
+
+import msgspec
+
+from sennit.errors import UsageError
+from sennit.model.lifecycle import State
+from sennit.model.settings import Settings
+from sennit.model.task import Claim, Ending, Ledger, Outcome, TaskView
+from sennit.runtime.bridge import LoopThread
+from sennit.runtime.engine import Engine
+from sennit.store.memory import MemoryStore
+from sennit.store.protocol import Store
+from sennit.submit.codec import to_plain
+from sennit.submit.context import current
+from sennit.submit.registry import Registry, Task
+from sennit.sync.ack import Ack, call_in
+from sennit.sync.virtual import VirtualClock
+
+__all__ = ["AsyncHarness", "Harness", "SyncHarness", "Testing"]
+
+DAY_S: Final = 86_400.0
+
+_LEASE_S: Final = 3600.0  # renewed at every jump, so that no jump makes an attempt look dead
+_ALL: Final = 10**9
+# Turns of the loop that bodies get to go on after what they waited for has ended, before time jumps past them.
+_TURNS: Final = 20
+
+
+class HarnessStore(MemoryStore):
+    """A memory store that knows which attempts wait, and says when that may have changed."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(now_us=clock.now_us)
+        self._waits: dict[Claim, list[Ack[Outcome]]] = {}
+        self._on_change: Callable[[], object] = bool
+
+    def on_change(self, tell: Callable[[], object]) -> None:
+        """Have `tell` called, in any OS thread, whenever an attempt has ended or begun to wait."""
+        self._on_change = tell
+
+    def watch(self, task_id: int) -> Ack[Outcome]:
+        """Watch; note it when a body asks."""
+        ack, attempt = super().watch(task_id), current()
+        if attempt is not None:
+            self._waits.setdefault(attempt.task.claim, []).append(ack)
+        self._on_change()
+        return ack
+
+    def finish(self, endings: Sequence[Ending], *, want: Mapping[str, int] | None = None) -> Ack[list[bool]]:
+        """Record ends."""
+        done = super().finish(endings, want=want)
+        for ending in endings:
+            self._waits.pop(ending.claim, None)
+        self._on_change()
+        return done
+
+    def is_quiet(self, queues: Mapping[str, int]) -> bool:
+        """Return whether nothing goes on by itself: none of `queues` has a ready task, and all that runs waits."""
+        counts = self.counts().wait()
+        if any(slots and State.READY in counts.get(queue, {}) for queue, slots in queues.items()):
+            return False
+        return all(
+            any(not ack.done for ack in self._waits.get(Claim(view.id, view.attempt), ()))
+            for view in self.tasks(states=[State.RUNNING], limit=_ALL).wait()
+        )
+
+
+class Harness:
+    """What a test holds: the store's tasks and the clock."""
+
+    def __init__(self, store: HarnessStore, clock: VirtualClock, make_engine: Callable[[], Engine]) -> None:
+        self.store = store
+        self.clock = clock
+        self._make_engine = make_engine
+
+    @property
+    def tasks(self) -> list[TaskView]:
+        """All tasks, in the order they were handed in."""
+        views = self.store.tasks(limit=_ALL).wait()
+        return [self.store.task(view.id).wait() for view in reversed(views)]
+
+    def submitted(self, handler: Task[..., Any] | str, **arguments: Any) -> list[TaskView]:
+        """Return the tasks of a handler that were handed in with (at least) these arguments; empty if there is none."""
+        name = handler if isinstance(handler, str) else handler.name
+        wanted = {key: _as_json(value) for key, value in arguments.items()}
+        return [view for view in self.tasks if view.handler == name and _has(view.payload, wanted)]
+
+    async def _drain(self, until_s: float) -> Ledger:
+        """Run what is ready, and what becomes due within `until_s`."""
+        end_us = self.clock.now_us() + round(until_s * 1_000_000)
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+        self.store.on_change(lambda: call_in(loop, changed.set))
+        engine = self._make_engine()
+        await engine.start()
+        try:
+            while True:
+                await self._wait_quiet(engine.queues, changed)
+                due_us = await self.store.fire()
+                if due_us is None or due_us > end_us:
+                    break
+                await self._jump(due_us, engine.worker_id)
+        finally:
+            await engine.stop(0.0)
+        return await self.store.ledger()
+
+    async def _wait_quiet(self, queues: Mapping[str, int], changed: asyncio.Event) -> None:
+        while True:
+            changed.clear()
+            if not self.store.is_quiet(queues):
+                await changed.wait()
+                continue
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+            if self.store.is_quiet(queues):
+                return
+
+    async def _jump(self, due_us: int, worker_id: int) -> None:
+        """Let time pass; the lease first, since a jump may be longer. Memory answers at once: no step in between."""
+        self.clock.advance(max(0, due_us - self.clock.now_us()) / 1_000_000)
+        await self.store.heartbeat(worker_id, round(_LEASE_S * 1_000_000))
+        await self.store.fire()
+
+    async def _advance(self, seconds: float) -> Ledger:
+        """Let `seconds` pass, running what becomes due on the way."""
+        end_us = self.clock.now_us() + round(seconds * 1_000_000)
+        ledger = await self._drain(seconds)
+        self.clock.advance(max(0, end_us - self.clock.now_us()) / 1_000_000)
+        return ledger
+
+
+class SyncHarness(Harness):
+    """The harness of `with app.testing() as t`."""
+
+    def __init__(self, store: HarnessStore, clock: VirtualClock, make_engine: Callable[[], Engine]) -> None:
+        super().__init__(store, clock, make_engine)
+        self._bridge = LoopThread()
+
+    def drain(self, until_s: float = DAY_S) -> Ledger:
+        """Run everything that is ready or becomes so within `until_s` of virtual time; return the counts."""
+        return self._bridge.run(self._drain(until_s))
+
+    def advance(self, seconds: float) -> Ledger:
+        """Let `seconds` of virtual time pass, running what becomes due on the way; return the counts."""
+        return self._bridge.run(self._advance(seconds))
+
+    def close(self) -> None:
+        """End the loop."""
+        self._bridge.close()
+
+
+class AsyncHarness(Harness):
+    """The harness of `async with app.testing() as t`; bodies run on the test's own loop."""
+
+    async def drain(self, until_s: float = DAY_S) -> Ledger:
+        """Run everything that is ready or becomes so within `until_s` of virtual time; return the counts."""
+        return await self._drain(until_s)
+
+    async def advance(self, seconds: float) -> Ledger:
+        """Let `seconds` of virtual time pass, running what becomes due on the way; return the counts."""
+        return await self._advance(seconds)
+
+
+class Testing:
+    """What `app.testing()` returns: enter it with `with` or `async with`.
+
+    Args:
+        exchange: puts a store in the place of the app's and returns that one; it goes back at the end.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        settings: Settings,
+        *,
+        queues: Callable[[], dict[str, int]],
+        exchange: Callable[[Store | None], Store | None],
+    ) -> None:
+        self._registry = registry
+        self._settings = replace(settings, lease_s=_LEASE_S)
+        self._queues = queues
+        self._exchange = exchange
+        self._store: HarnessStore | None = None
+        self._outer: Store | None = None
+        self._sync: SyncHarness | None = None
+
+    def _open(self) -> tuple[HarnessStore, VirtualClock, Callable[[], Engine]]:
+        if self._store is not None:
+            raise UsageError("this app.testing() is entered already", fix="call app.testing() again for another one")
+        clock = VirtualClock()
+        store = self._store = HarnessStore(clock)
+        self._outer = self._exchange(store)
+
+        def make_engine() -> Engine:
+            return Engine(store, self._registry, self._settings, queues=self._queues(), schedules=())
+
+        return store, clock, make_engine
+
+    def _close(self) -> None:
+        self._exchange(self._outer)
+        if self._store is not None:
+            self._store.close()
+
+    def __enter__(self) -> SyncHarness:
+        self._sync = SyncHarness(*self._open())
+        return self._sync
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._sync is not None:
+            self._sync.close()
+        self._close()
+
+    async def __aenter__(self) -> AsyncHarness:
+        return AsyncHarness(*self._open())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close()
+
+
+def _as_json(value: Any) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(value, enc_hook=to_plain))
+
+
+def _has(payload: bytes, wanted: Mapping[str, Any]) -> bool:
+    arguments = msgspec.json.decode(payload)
+    return all(key in arguments and arguments[key] == value for key, value in wanted.items())

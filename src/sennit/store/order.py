@@ -1,0 +1,46 @@
+"""The standing order: how many tasks of each queue this process can take.
+
+Anybody raises it; the writer serves it inside a transaction, and what it took counts only once that is committed.
+
+    add ─► wanted ──take──► (transaction) ──┬─ committed: put_back what is left
+                                            └─ rolled back: put_back all of it
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+
+class Order:
+    """Raised from any OS thread, taken by the writer's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted: Counter[str] = Counter()
+        self._fresh: set[str] = set()  # raised since it was last served
+
+    def add(self, wants: Mapping[str, int]) -> None:
+        """Raise the order."""
+        with self._lock:
+            self._wanted.update(wants)
+            self._fresh.update(wants)
+
+    def clear(self) -> None:
+        """Cancel it."""
+        with self._lock:
+            self._wanted.clear()
+            self._fresh.clear()
+
+    def take(self, queues: Iterable[str] | None) -> dict[str, int]:
+        """Return and remove what is wanted of `queues` and of those raised since; None is all queues."""
+        with self._lock:
+            candidates = set(self._wanted) if queues is None else self._fresh.union(queues)
+            self._fresh.clear()
+            return {q: n for q in candidates if (n := self._wanted.pop(q, 0)) > 0}
+
+    def put_back(self, left: Mapping[str, int]) -> None:
+        """Return what was taken and not served."""
+        with self._lock:
+            self._wanted.update(left)

@@ -1,0 +1,38 @@
+"""How fast `sennit` starts, and what it must not import for that."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+HEAVY = {"asyncio", "cronsim", "msgspec", "psutil", "rich", "sqlite3", "structlog", "sennit.runtime.app"}
+
+
+def test_version_and_help_import_nothing_heavy() -> None:
+    program = (
+        "import sys; from sennit.cli.main import main; main(['--version']); main(['--help']); "
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.startswith("sennit ")
+    assert HEAVY & set(done.stderr.split()) == set()
+
+
+def test_version_takes_less_than_100_ms_of_processor_time() -> None:
+    """Processor time, the least of five: other tests share this machine."""
+
+    def cpu_s() -> float:
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-m", "sennit", "--version"],
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+        )
+        _, status, usage = os.wait4(pid, 0)
+        assert status == 0
+        return usage.ru_utime + usage.ru_stime
+
+    assert min(cpu_s() for _ in range(5)) < 0.1

@@ -1,0 +1,331 @@
+"""The demo as a stranger runs it: real worker processes, a real kill -9, and a report that must be true."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import click
+import msgspec
+import psutil
+import pytest
+
+from sennit import App
+from sennit.cli.demo import fleet, journal
+from sennit.cli.demo.analysis import analyse_file
+from sennit.cli.demo.journal import Entry
+from sennit.cli.demo.plan import Plan, PlannedFile, plan
+from sennit.cli.demo.records import FunctionFacts, Outcome
+from sennit.cli.demo.run import Result
+from sennit.cli.demo.stock import Stock, take_stock
+
+LINE = re.compile(
+    r"(?P<tasks>\d+) tasks, (?P<kills>\d+) kills?, (?P<rescued>\d+) rescued, (?P<retries>\d+) retr(?:y|ies), "
+    r"(?P<lost>\d+) lost, (?P<duplicated>\d+) duplicated, (?P<seconds>[\d.]+) s, report: (?P<report>.+)\n"
+)
+COPIED = "".join(f"    total += prices[{n}] * counts[{n}]\n" for n in range(8))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Three packages of four small modules each; `shop/tangled.py` holds the one complicated function."""
+    root = tmp_path / "shop"
+    for package in (root, root / "cart", root / "till"):
+        package.mkdir(parents=True)
+        for n in range(4):
+            text = f'"""Part {n}."""\n\n\ndef part_{n}(a):\n    """Return `a`."""\n    return a or {n}\n'
+            (package / f"part_{n}.py").write_text(text, encoding="utf-8")
+    branches = "".join(f"    if a == {n}:\n        return {n}\n" for n in range(13))
+    (root / "tangled.py").write_text(f"def tangled(a):\n{branches}    return a\n", encoding="utf-8")
+    for name in ("cart", "till"):
+        function = f"def {name}_sum(prices, counts, total):\n{COPIED}    return total\n"
+        (root / name / "copied.py").write_text(function, encoding="utf-8")
+    return root
+
+
+def argv_of(*args: object) -> list[str]:
+    return [sys.executable, "-m", "sennit", "demo", *map(str, args)]
+
+
+def demo(*args: object, **environ: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "SENNIT_"))}
+    return subprocess.run(argv_of(*args), env=env | environ, capture_output=True, text=True, check=False)
+
+
+def analyse_nothing() -> None: ...
+
+
+def most_complex_of(root: Path) -> tuple[str, FunctionFacts]:
+    found = [
+        (file.path, function)
+        for file in plan(root, files_max=1000).files
+        for function in analyse_file(Path(file.file), path=file.path).functions
+    ]
+    return min(found, key=lambda pair: (-pair[1].complexity, pair[0], pair[1].line))
+
+
+def first_row_after(heading: str, markdown: str) -> list[str]:
+    table = markdown.partition(f"## {heading}\n")[2].strip().splitlines()
+    return [cell.strip(" `") for cell in table[2].strip("| ").split(" | ")]
+
+
+# ---------------------------------------------------------------- a whole run
+
+
+def test_a_small_tree_is_read_although_a_worker_is_killed(tree: Path, tmp_path: Path) -> None:
+    done = demo(tree, "--fast", "--out", tmp_path / "out")
+
+    assert done.returncode == 0, done.stderr
+    line = LINE.fullmatch(done.stdout)
+    assert line is not None, done.stdout
+    assert int(line["tasks"]) == 1 + 15 * 2 + 3 + 1  # plan, 15 files, 3 packages, report
+    assert line["kills"] == "1"
+    assert int(line["rescued"]) >= 1
+    assert (line["lost"], line["duplicated"]) == ("0", "0")
+    assert re.search(r"first result after [\d.]+ s: ", done.stderr)
+    assert re.search(r"kill -9 \d+ after \d+ of 35 tasks: it held [1-9]", done.stderr)
+
+
+def test_the_report_of_a_small_tree_is_true(tree: Path, tmp_path: Path) -> None:
+    demo(tree, "--fast", "--out", tmp_path / "out")
+
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert first_row_after("Most complex functions", markdown) == ["tangled", "shop/tangled.py:1", "14", "28"]
+    assert re.search(r"lines of code: `shop/cart/copied\.py:2-\d+`, `shop/till/copied\.py:2-\d+`", markdown)
+    assert markdown.count("killed with -9 at") == 1
+    assert page.count("kill -9 at") == 1
+    assert 'class="k-review o-killed"' in page or 'class="k-analyse o-killed"' in page
+
+
+def test_the_report_of_an_installed_package_is_true(tmp_path: Path) -> None:
+    root = Path(click.__file__).parent
+    path, knot = most_complex_of(root)
+
+    done = demo(root, "--fast", "--json", "--out", tmp_path)
+
+    facts = msgspec.json.decode(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert (facts["kills"], facts["lost"], facts["duplicated"], facts["sound"]) == (1, 0, 0, True)
+    assert facts["tasks"] == facts["succeeded"] == len(fleet_of(plan(root, files_max=1000)))
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    row = first_row_after("Most complex functions", markdown)
+    assert row == [knot.name, f"{path}:{knot.line}", str(knot.complexity), str(knot.lines)]
+    source = (root.parent / path).read_text(encoding="utf-8").splitlines()
+    assert f"def {knot.name.rpartition('.')[2]}(" in source[knot.line - 1]
+
+
+def fleet_of(tree: Plan) -> list[str]:
+    return [
+        "plan",
+        *(f"{kind} {file.path}" for file in tree.files for kind in ("a", "r")),
+        *map(str, tree.packages),
+        "report",
+    ]
+
+
+# ---------------------------------------------------------------- bad days
+
+
+def test_an_endpoint_that_is_down_fails_the_reviews_and_nothing_else(tree: Path, tmp_path: Path) -> None:
+    done = demo(tree, "--fast", "--json", "--out", tmp_path, OPENAI_BASE_URL="http://127.0.0.1:9/v1")
+
+    facts = msgspec.json.decode(done.stdout)
+    assert done.returncode == 1
+    assert (facts["failed"], facts["lost"], facts["duplicated"], facts["problems"]) == (15, 0, 0, [])
+    assert facts["tasks"] == facts["succeeded"] + facts["failed"]
+    assert facts["retries"] == 15 * 2
+    assert "no HTTP answer from http://127.0.0.1:9/v1" in done.stderr
+    assert "check OPENAI_BASE_URL" in done.stderr
+    assert "shop/tangled.py:1" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "says"), [("nowhere", "no such file or folder"), ("empty", "no Python file")])
+def test_a_path_without_code_is_refused_before_anything_starts(name: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+
+    done = demo(tmp_path / name, "--out", tmp_path / "out")
+
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_database_that_holds_tasks_is_refused(tree: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'used.db'}"
+    app = App(url)
+    app.task(analyse_nothing).submit()
+    app.close()
+
+    done = demo(tree, "--db", url, "--out", tmp_path / "out")
+
+    assert done.returncode == 2
+    assert "holds 1 tasks already" in done.stderr
+
+
+def test_a_file_with_an_undecodable_name_is_left_out_and_named(tree: Path, tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tree) + b"/caf\xe9.py")).write_text("x = 1\n", encoding="utf-8")
+
+    done = demo(tree, "--fast", "--no-kill", "--out", tmp_path / "out")
+
+    assert done.returncode == 0, done.stderr
+    assert "left out, it cannot be read:" in done.stderr
+
+
+def test_a_file_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
+    report = fleet.analyse(PlannedFile(str(tmp_path / "gone.py"), "shop/gone.py"), "")
+
+    assert [(finding.kind, finding.severity) for finding in report.findings] == [("unreadable", "error")]
+
+
+@contextmanager
+def started(tree: Path, tmp_path: Path, *args: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """Start a demo whose temporary files are below `tmp_path/temp`; yield it and its workers once one has worked."""
+    (tmp_path / "temp").mkdir()
+    env = os.environ | {"TMPDIR": str(tmp_path / "temp")}
+    argv = argv_of(tree, "--no-kill", "--out", tmp_path / "out", *args)
+    with subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        next(line for line in running.stderr if line.startswith("first result"))
+        yield running, psutil.Process(running.pid).children()
+
+
+def test_a_worker_that_somebody_else_kills_is_one_more_kill(tree: Path, tmp_path: Path) -> None:
+    with started(tree, tmp_path) as (running, workers):
+        workers[0].kill()
+        out, _ = running.communicate()
+
+    assert running.returncode == 0
+    line = LINE.fullmatch(out)
+    assert line is not None
+    assert (line["kills"], line["lost"], line["duplicated"]) == ("1", "0", "0")
+
+
+def test_the_demo_says_so_when_its_last_worker_is_killed(tree: Path, tmp_path: Path) -> None:
+    with started(tree, tmp_path, "--workers", "1") as (running, workers):
+        workers[0].kill()
+        _, err = running.communicate()
+
+    assert running.returncode == 1
+    assert "ended with exit code -9" in err
+
+
+def test_ctrl_c_stops_the_workers_and_leaves_nothing(tree: Path, tmp_path: Path) -> None:
+    with started(tree, tmp_path) as (running, workers):
+        running.send_signal(signal.SIGINT)
+        running.communicate()
+
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert len(workers) == 3
+    assert alive == []
+    assert running.returncode == 130
+    assert list((tmp_path / "temp").iterdir()) == []
+
+
+def test_no_worker_outlives_a_director_that_was_killed(tree: Path, tmp_path: Path) -> None:
+    with started(tree, tmp_path) as (running, workers):
+        running.kill()
+
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert alive == []
+
+
+# ---------------------------------------------------------------- the stocktaking
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tree, database and journal of a run that went well."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "pack").mkdir()
+    for n in range(4):
+        (folder / "pack" / f"m{n}.py").write_text(f"def f{n}():\n    return {n}\n", encoding="utf-8")
+    done = demo(folder / "pack", "--fast", "--db", f"sqlite:///{folder / 'demo.db'}", "--out", folder / "out")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def stock_of(folder: Path) -> Stock:
+    """Take stock of the run in `folder`."""
+    with closing(App(f"sqlite:///{folder / 'demo.db'}")) as app:
+        tree = plan(folder / "pack", files_max=100)
+        return asyncio.run(take_stock(app.store, tree, journal.read(folder / "demo.db.demo.jsonl"), seconds=1.0))
+
+
+def sql(statement: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        with closing(sqlite3.connect(folder / "demo.db", isolation_level=None)) as connection:
+            assert connection.execute(statement).rowcount > 0
+
+    return damage
+
+
+def noted(*, attempt: int, outcome: Outcome) -> Callable[[Path], None]:
+    """Add what a body would write that ran a task once more."""
+
+    def damage(folder: Path) -> None:
+        path = folder / "demo.db.demo.jsonl"
+        last = journal.read(path)[-1]
+        journal.append(path, Entry(last.task_id, last.attempt + attempt, 1, last.at_us, last.kind, last.label, outcome))
+
+    return damage
+
+
+def without_a_line(folder: Path) -> None:
+    path = folder / "demo.db.demo.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(line for line in lines if b"summarise" not in line))
+
+
+def without_a_file(folder: Path) -> None:
+    (folder / "pack" / "m9.py").write_text("x = 1\n", encoding="utf-8")
+
+
+REVIEW = "(SELECT min(id) FROM sennit_task WHERE handler LIKE '%.review')"
+DAMAGES = {
+    "a success is counted twice": (
+        sql("UPDATE sennit_ledger SET n = n + 1 WHERE name = 'succeeded'"),
+        "success beyond",
+    ),
+    "a submit is counted twice": (
+        sql("UPDATE sennit_ledger SET n = n + 1 WHERE name = 'submitted'"),
+        "does not balance",
+    ),
+    "a row is gone": (sql(f"DELETE FROM sennit_task WHERE id = {REVIEW}"), "is not in the store"),
+    "an end has no time": (sql(f"UPDATE sennit_task SET done_us = NULL WHERE id = {REVIEW}"), "done_us none"),
+    "a task is of nobody's plan": (sql(f"UPDATE sennit_task SET id = 999999 WHERE id = {REVIEW}"), "was never planned"),
+    "a file never came to be a task": (without_a_file, "lost: analyse pack/m9.py"),
+    "a body ran after the end": (noted(attempt=1, outcome="succeeded"), "ran again after its result was accepted"),
+    "a result comes from no body": (without_a_line, "and no body says so"),
+}
+
+
+def test_a_good_run_is_sound(a_run: Path) -> None:
+    stock = stock_of(a_run)
+
+    assert stock.problems == ()
+    assert stock.sound
+    assert stock.ledger.submitted == stock.ledger.succeeded == 1 + 4 * 2 + 1 + 1
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_run_that_does_not_balance_exits_1_and_says_why(what: str, a_run: Path, tmp_path: Path) -> None:
+    damage, says = DAMAGES[what]
+    shutil.copytree(a_run, tmp_path, dirs_exist_ok=True)
+    damage(tmp_path)
+
+    stock = stock_of(tmp_path)
+    result = Result(stock=stock, kills=(), first_result_s=0.1, report=tmp_path / "report.html")
+
+    assert any(says in problem for problem in stock.problems), stock.problems
+    assert result.exit_code == 1
+    assert result.facts()["sound"] is False

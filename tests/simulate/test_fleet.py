@@ -1,0 +1,193 @@
+"""Thousands of fleets, each drawn from a seed, killed and frozen at any moment: every promise holds in all of them.
+
+The second half breaks one part of the runtime at a time and sees that the same exploration finds it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+import sennit
+from sennit.errors import SeedFailed
+from sennit.model.task import Claim, Claimed, Ending, GivenBack
+from sennit.runtime.engine import Engine
+from sennit.store.memory import MemoryStore
+from sennit.store.memory_rows import Row, Rows
+from sennit.sync.ack import Ack
+from sennit.testing.seeds import Scenario, run_seeds
+from sennit.testing.simchaos import explore
+from sennit.testing.simfleet import steady_us
+from sennit.testing.simloop import SimLoop
+from sennit.testing.simstore import SlowStore
+
+SEEDS_PER_TEST = 105
+SRC = str(Path(sennit.__file__).parents[1])
+
+
+@pytest.fixture(autouse=True)
+def quiet_log() -> Iterator[None]:
+    """The runtime says what goes wrong in a fleet, and here nearly everything does."""
+    logger = logging.getLogger("sennit")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(level)
+
+
+async def any_fleet(random: Random, loop: SimLoop) -> None:
+    await explore(random, loop)
+
+
+@pytest.mark.parametrize("part", range(20))
+def test_no_fleet_loses_repeats_or_holds_up_a_task(part: int) -> None:
+    explored = run_seeds(any_fleet, range(part * SEEDS_PER_TEST, (part + 1) * SEEDS_PER_TEST))
+
+    assert explored.seeds == SEEDS_PER_TEST
+    assert explored.steps > 100 * SEEDS_PER_TEST
+
+
+# ---------------------------------------------------------------- broken on purpose
+
+
+async def store_accepts_stale_endings(random: Random, loop: SimLoop) -> None:
+    def holder(rows: Rows, claim: Claim) -> Row | None:
+        row = rows.tasks.get(claim.task_id)
+        return row if row is not None and row.worker_id is not None else None
+
+    await explore(random, loop, truth=broken_store(loop, holder=holder))
+
+
+async def store_loses_a_release(random: Random, loop: SimLoop) -> None:
+    def cascade(rows: Rows, ended: Any, *, now_us: int) -> None:
+        Rows._cascade(rows, [row for row in ended if len(rows.children.get(row.id, ())) != 2], now_us=now_us)
+
+    await explore(random, loop, truth=broken_store(loop, _cascade=cascade))
+
+
+async def store_lets_dependants_run_early(random: Random, loop: SimLoop) -> None:
+    def parents_done(rows: Rows, ended: Any, *, now_us: int) -> None:
+        for row in ended:
+            for child_id in rows.children.get(row.id, ()):
+                rows.tasks[child_id].need = min(rows.tasks[child_id].need, 1)
+        Rows._cascade(rows, ended, now_us=now_us)
+
+    await explore(random, loop, truth=broken_store(loop, _cascade=parents_done))
+
+
+async def store_serves_an_order_twice(random: Random, loop: SimLoop) -> None:
+    def meddle(_engine: Engine, store: SlowStore) -> None:
+        want = store._seat.want
+        store._seat.want = lambda more, **now: want({queue: 2 * n for queue, n in more.items()}, **now)  # type: ignore[method-assign]
+
+    await explore(random, loop, meddle=meddle)
+
+
+async def store_forgets_a_step(random: Random, loop: SimLoop) -> None:
+    def meddle(_engine: Engine, store: SlowStore) -> None:
+        def save_step(claim: Claim, key: str, result: bytes) -> Ack[bool]:
+            saved = SlowStore.save_step(store, claim, key, result)
+
+            def forget(_: Ack[bool]) -> None:
+                store._rows.tasks[claim.task_id].steps.pop(key, None)
+
+            saved.add_done_callback(forget)
+            return saved
+
+        store.save_step = save_step  # type: ignore[method-assign]
+
+    await explore(random, loop, meddle=meddle)
+
+
+async def dispatcher_does_not_hand_back(random: Random, loop: SimLoop) -> None:
+    def meddle(engine: Engine, _store: SlowStore) -> None:
+        def ended(ending: Ending | None, queue: str) -> None:
+            engine._dispatcher.ended(None if isinstance(ending, GivenBack) else ending, queue)
+
+        engine._worker._on_ended = ended
+
+    await explore(random, loop, meddle=meddle)
+
+
+async def dispatcher_loses_the_slot_of_a_cancelled_attempt(random: Random, loop: SimLoop) -> None:
+    def meddle(engine: Engine, _store: SlowStore) -> None:
+        def ended(ending: Ending | None, queue: str) -> None:
+            if ending is not None:
+                engine._dispatcher.ended(ending, queue)
+
+        engine._worker._on_ended = ended
+
+    await explore(random, loop, meddle=meddle)
+
+
+async def body_lends_its_slot_once_per_wait(random: Random, loop: SimLoop) -> None:
+    def meddle(engine: Engine, _store: SlowStore) -> None:
+        scope = engine.scope
+
+        def broken(task: Claimed) -> Any:
+            attempt: Any = scope(task)
+            attempt.begin_wait, attempt.end_wait = attempt._lend, attempt._take_back
+            return attempt
+
+        engine.scope = broken  # type: ignore[method-assign]
+
+    await explore(random, loop, meddle=meddle)
+
+
+async def store_forgets_what_the_dead_held(random: Random, loop: SimLoop) -> None:
+    truth = MemoryStore(now_us=steady_us(loop))
+
+    def rescue(worker_id: int, why: str, *, now_us: int) -> int:
+        truth._database.workers.pop(worker_id, None)
+        return 0
+
+    truth._database.rescue = rescue  # type: ignore[method-assign]
+    await explore(random, loop, truth=truth)
+
+
+def broken_store(loop: SimLoop, **methods: Any) -> MemoryStore:
+    """Return a store whose rows have some methods replaced."""
+    store = MemoryStore(now_us=steady_us(loop))
+    for name, method in methods.items():
+        setattr(store._rows, name, method.__get__(store._rows))
+    return store
+
+
+MUTANTS: dict[Scenario, str] = {
+    store_accepts_stale_endings: "was accepted, and the attempt is not held",
+    store_loses_a_release: "for ever",
+    store_lets_dependants_run_early: "started while its parent",
+    store_serves_an_order_twice: "bodies in the",
+    store_forgets_a_step: "computes",
+    dispatcher_does_not_hand_back: "has stopped and still holds",
+    dispatcher_loses_the_slot_of_a_cancelled_attempt: "has had a slot|for ever|still runs",
+    body_lends_its_slot_once_per_wait: "bodies in the",
+    store_forgets_what_the_dead_held: "for ever",
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_the_exploration_finds_each_broken_part(mutant: Scenario) -> None:
+    with pytest.raises(SeedFailed, match=MUTANTS[mutant]):
+        run_seeds(mutant, range(400))
+
+
+def test_a_failing_seed_is_one_line_that_shows_it_again() -> None:
+    with pytest.raises(SeedFailed) as failed:
+        run_seeds(store_forgets_a_step, range(400))
+
+    words = failed.value.reproduction.split()
+    command = [sys.executable, *words[words.index("python") + 1 :]]
+    again = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": SRC})
+
+    assert again.returncode == 1
+    assert f"seed {failed.value.seed} failed" in again.stdout
+    assert "computes" in again.stdout

@@ -1,0 +1,192 @@
+"""The small parts of the command line: words to calls, numbers to words, progress, the live line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sennit.cli.calls import call_of_line, call_of_words
+from sennit.cli.console import CLEAR, LogLines
+from sennit.cli.output import rfc3339, size, span, table
+from sennit.cli.progress import Progress
+from sennit.errors import PayloadError
+from sennit.submit.registry import Handler, Registry
+
+
+@pytest.fixture
+def handler() -> Handler:
+    def review(path: str, depth: int = 1) -> None: ...
+
+    return Registry().register(review, name="review")
+
+
+@pytest.mark.parametrize(
+    ("words", "args", "kwargs"),
+    [
+        (["a.py", "2"], ["a.py", 2], {}),
+        (["path=a.py", "depth=2"], [], {"path": "a.py", "depth": 2}),
+        (["a.py", "depth=2"], ["a.py"], {"depth": 2}),
+        (['{"path": "a.py"}'], [], {"path": "a.py"}),
+        (['path={"x": 1}'], [], {"path": {"x": 1}}),
+        (['"2"', "null"], ["2", None], {}),
+        (["path=a=b"], [], {"path": "a=b"}),
+        (["https://host/?q=1"], ["https://host/?q=1"], {}),
+        ([], [], {}),
+    ],
+)
+def test_words_become_arguments(handler: Handler, words: list[str], args: list[Any], kwargs: dict[str, Any]) -> None:
+    call = call_of_words(handler, words, {})
+
+    assert (list(call.args), call.kwargs) == (args, kwargs)
+
+
+@pytest.mark.parametrize(
+    ("line", "args", "kwargs"),
+    [('{"path": "a.py"}', [], {"path": "a.py"}), ('["a.py", 2]', ["a.py", 2], {}), ('"a.py"', ["a.py"], {})],
+)
+def test_a_line_becomes_arguments(handler: Handler, line: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+    call = call_of_line(handler, line, 1, {})
+
+    assert (list(call.args), call.kwargs) == (args, kwargs)
+
+
+def test_a_line_that_is_not_json_is_named_by_its_number(handler: Handler) -> None:
+    with pytest.raises(PayloadError, match="line 7 is not JSON"):
+        call_of_line(handler, "{path: 1}", 7, {})
+
+
+def test_options_of_the_command_replace_those_of_the_handler(handler: Handler) -> None:
+    call = call_of_words(handler, ["a.py"], {"queue": "llm", "delay_s": 1.5})
+
+    assert (call.options.queue, call.options.delay_us) == ("llm", 1_500_000)
+
+
+def test_times_are_rfc_3339_in_utc_to_the_microsecond() -> None:
+    assert rfc3339(1_700_000_000_000_001) == "2023-11-14T22:13:20.000001Z"
+    assert rfc3339(None) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0s"), (0.44, "0.4s"), (12.3, "12s"), (252, "4m12s"), (11_220, "3h07m"), (190_800, "2d05h"), (-1, "0.0s")],
+)
+def test_a_duration_is_short(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+@given(st.floats(0, 1e9))
+def test_a_duration_has_at_most_two_units(seconds: float) -> None:
+    assert sum(character.isalpha() for character in span(seconds)) <= 2
+
+
+@pytest.mark.parametrize(("n_bytes", "text"), [(0, "0 B"), (1536, "1.5 KiB"), (400 * 1024**2, "400 MiB")])
+def test_a_size_is_short(n_bytes: int, text: str) -> None:
+    assert size(n_bytes) == text
+
+
+def test_a_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    table(["id", "state"], [[7, "ready"], [1000, "running"]], right=frozenset({"id"}))
+
+    assert capsys.readouterr().out == "  id  state\n   7  ready\n1000  running\n"
+
+
+# ---------------------------------------------------------------- progress
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_without_a_terminal_progress_is_one_line_per_tenth() -> None:
+    said: list[str] = []
+    clock = Clock()
+    progress = Progress(1000, clock_s=clock, live=None, say=said.append)
+
+    for _ in range(1000):
+        clock.now_s += 0.01
+        progress.advance(ok=True)
+
+    assert len(said) == 10
+    assert said[4] == " 50 %  500/1,000  100.0/s  eta 5.0s"
+    assert said[-1] == "100 %  1,000/1,000  100.0/s  in 10s"
+
+
+def test_on_a_terminal_the_bar_is_drawn_at_most_ten_times_a_second() -> None:
+    drawn: list[str] = []
+    clock = Clock()
+    progress = Progress(10_000, clock_s=clock, live=drawn.append, say=lambda _: None)
+
+    for _ in range(10_000):
+        clock.now_s += 0.0001
+        progress.advance(ok=False)
+
+    assert 10 <= len(drawn) <= 12
+    assert "✕ 10,000" in drawn[-1]
+
+
+def test_the_bar_stays_behind_as_a_line() -> None:
+    said: list[str] = []
+    drawn: list[str] = []
+    progress = Progress(1, clock_s=Clock(), live=drawn.append, say=said.append)
+
+    progress.advance(ok=True)
+    progress.close()
+
+    assert drawn[-1] == ""
+    assert said == ["▓" * 20 + "  100 %  1/1  0.0/s  in 0.0s"]
+
+
+# ---------------------------------------------------------------- the console
+
+
+@pytest.fixture
+def log() -> Iterator[LogLines]:
+    lines = LogLines(verbosity=0, works=True)
+    lines.start()
+    yield lines
+    lines.stop()
+
+
+def test_a_log_line_scrolls_above_the_live_line(log: LogLines, capsys: pytest.CaptureFixture[str]) -> None:
+    log.live("3 running")
+    logging.getLogger("sennit").warning("task %d waits", 12)
+
+    err = capsys.readouterr().err
+
+    assert err.startswith(f"{CLEAR}3 running{CLEAR}")
+    assert err.endswith("Z WARNING sennit: task 12 waits\n3 running")
+
+
+def test_logging_is_left_as_it_was_found() -> None:
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers))
+
+    lines = LogLines(verbosity=1, works=False)
+    lines.start()
+    lines.stop()
+
+    assert (root.level, root.handlers) == before
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "works", "shown"),
+    [(-1, True, {"error"}), (0, False, {"error", "warning"}), (0, True, {"error", "warning", "info"})],
+)
+def test_how_much_is_shown_depends_on_q_v_and_the_command(
+    capsys: pytest.CaptureFixture[str], *, verbosity: int, works: bool, shown: set[str]
+) -> None:
+    lines = LogLines(verbosity=verbosity, works=works)
+    lines.start()
+    for level in ("debug", "info", "warning", "error"):
+        getattr(logging.getLogger("sennit.test"), level)("said %s", level)
+    lines.stop()
+
+    assert {line.split()[-1] for line in capsys.readouterr().err.splitlines()} == shown
