@@ -52,7 +52,8 @@ def submit(store: SqliteStore, specs: list[TaskSpec]) -> tuple[list[int], int]:
     for few in batched(specs, 5):
         for ack in [store.submit([spec]) for spec in few]:
             with suppress(StoreFull):
-                stored += got(ack)
+                ids = got(ack)
+                stored += ids
     return stored, len(specs) - len(stored)
 
 

@@ -292,7 +292,9 @@ def test_cancel_kills_a_cpu_body_and_the_processes_it_has_started(app: App, fifo
         assert handle.view().result().state is State.CANCELLED
 
 
-def test_cancelling_what_has_only_just_been_claimed_leaves_no_slot_held(app: App) -> None:
+def test_cancelling_what_has_only_just_been_claimed_leaves_no_slot_held(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
     """A body that is cancelled before its first step never runs; its slot is free all the same."""
     task = app.task(wait_on_the_loop)
     quick = app.task(name="quick")(lambda: "done")
@@ -307,6 +309,7 @@ def test_cancelling_what_has_only_just_been_claimed_leaves_no_slot_held(app: App
             return await asyncio.wait_for(_result(quick.submit()), WAIT_S)
 
     assert asyncio.run(main()) == "done"
+    assert "does not react" not in caplog.text
 
 
 async def _result(handle: Any) -> Any:

@@ -36,6 +36,7 @@ ABANDON_S = 5.0
 
 # A task whose handler this process does not know is offered again after this long, to whichever process asks first.
 _MISSING_SNOOZE_S = 5.0
+_MISSED_MAX = 10_000
 
 
 class _Running:
@@ -80,6 +81,7 @@ class Worker:
         self._processes = processes
         self._size_bytes_max = size_bytes_max
         self._missing_us = int(missing_s * 1_000_000)
+        self._missed_us: dict[int, int] = {}  # task → when this process first met it without knowing its handler
         self._lag_notice_s = lag_notice_s
         self._judge = Judge(runtime.now_us, random)
         self._loop = asyncio.get_running_loop()
@@ -110,11 +112,14 @@ class Worker:
                 running.future = self._loop.create_task(self._run_cpu(running))
 
     def _missing(self, task: Claimed) -> Ending:
-        waited_us = self._runtime.now_us() - task.created_us
+        now_us = self._runtime.now_us()
+        if len(self._missed_us) >= _MISSED_MAX:
+            self._missed_us.clear()  # forgets since when: these are kept longer, never less long
+        waited_us = now_us - self._missed_us.setdefault(task.id, now_us)
         what = f"no handler {task.handler!r} in this worker"
         if waited_us < self._missing_us:
             _log.warning("task %d: %s; offered again in %g s", task.id, what, _MISSING_SNOOZE_S)
-            return Slept(task.claim, self._runtime.now_us() + int(_MISSING_SNOOZE_S * 1_000_000), "handler missing")
+            return Slept(task.claim, now_us + int(_MISSING_SNOOZE_S * 1_000_000), "handler missing")
         fix = "import the module that defines it in the worker, or register the new function under the old name="
         return Failed(task.claim, ErrorInfo(kind="handler_missing", message=what, fix=fix))
 

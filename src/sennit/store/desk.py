@@ -25,7 +25,6 @@ from sennit.errors import UsageError
 from sennit.model.task import Claim, Claimed, Outcome, WorkerInfo
 from sennit.store.connect import closed
 from sennit.store.effects import Effects
-from sennit.store.ids import reserve
 from sennit.store.liveness import DeathWatch, LifeLock, is_alive
 from sennit.store.moves import claim as claims
 from sennit.store.moves import look, time
@@ -55,6 +54,7 @@ class Desk:
         self._registering = False
         self._folder = store.path.with_name(store.path.name + "-live")
         self._worker: WorkerInfo | None = None
+        self._client_id = 0
         self._lease_us = 0
         self._lease_until_us = 0
         self._listener: Listener | None = None
@@ -266,7 +266,7 @@ class Desk:
     def _register_as_client(self, connection: sqlite3.Connection, effects: Effects) -> None:
         """A process that waits for results needs a bell that workers can ring."""
         client = WorkerInfo(
-            id=reserve(connection, 1)[0], pid=os.getpid(), host=socket.gethostname(), boot_id=boot_id(), role="client"
+            id=self._client_id, pid=os.getpid(), host=socket.gethostname(), boot_id=boot_id(), role="client"
         )
         self._register(connection, effects, client, 0)
 
@@ -384,6 +384,8 @@ class Desk:
     def watch(self, task_id: int) -> Ack[Outcome]:
         """Resolve when the task has ended."""
         ack: Ack[Outcome] = Ack()
+        if self._worker is None and not self._client_id:
+            self._client_id = self._store.take_ids(1)[0]  # here, because it may wait for the writer
 
         def operation(connection: sqlite3.Connection, effects: Effects) -> Outcome | None:
             outcome = look.outcome(connection, task_id)

@@ -23,6 +23,8 @@ _REFILL_BELOW: Final = 256
 
 _RESERVE: Final = "UPDATE sennit_meta SET value = value + ? WHERE name = 'next_id' RETURNING value"
 
+_RETURN: Final = "UPDATE sennit_meta SET value = ? WHERE name = 'next_id' AND value = ?"
+
 
 def reserve(connection: sqlite3.Connection, n: int) -> range:
     """Reserve `n` ids inside a transaction."""
@@ -48,6 +50,19 @@ class IdBlocks:
             if len(self._block) < _REFILL_BELOW and self._next is None:
                 self._next = self._writer.put(lambda connection, _: reserve(connection, BLOCK))
         return taken
+
+    def give_back(self) -> None:
+        """Return what is left to the file, if nobody has reserved since: ids of short runs then stay small."""
+        with self._lock:
+            left: list[range | Ack[range]] = [self._block] if self._next is None else [self._next, self._block]
+            self._block, self._next = range(0), None
+
+        def operation(connection: sqlite3.Connection, _: Effects) -> None:
+            for block in left:  # the newest first, each puts the next at the end
+                ids = block if isinstance(block, range) else block.wait() if block.done else range(0)
+                connection.execute(_RETURN, (ids.start, ids.stop))
+
+        self._writer.put(operation)
 
     def _refill(self, n: int) -> range:
         """Return a block of at least `n`: the one under way if it is large enough, else one made to measure."""

@@ -123,6 +123,7 @@ class SqliteStore:
 
     def close(self) -> None:
         with self._closing:
+            self._ids.give_back()
             self._desk.leave()
             self._writer.close()
             self._reader.close()

@@ -13,6 +13,7 @@ import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 import msgspec
@@ -191,8 +192,8 @@ def step(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Pending[
     attempt = current()
     if attempt is None:
         return Pending(lambda: _call(function, args, kwargs), lambda: function(*args, **kwargs))
-    name = f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
-    key = attempt.key(f"{name}|{_digest(args, kwargs)}")
+    name = _name_of(function)
+    key = attempt.key(f"{name}|{_digest((*_bound(function), *args), kwargs)}")
     what = f"the result of step {name}"
 
     async def in_async() -> Any:
@@ -271,6 +272,22 @@ async def _call(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[
 def _held(accepted: bool) -> None:  # noqa: FBT001 - the store's answer, as it comes
     if not accepted:
         raise AttemptCancelled("lease lost")
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """Return the name a step is known by: the same in every process, whatever kind of callable it is."""
+    while isinstance(function, partial):
+        function = function.func
+    module = getattr(function, "__module__", None) or "builtins"
+    return f"{module}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
+def _bound(function: Callable[..., Any]) -> tuple[Any, ...]:
+    """Return what a partial or a bound method brings along: it tells calls apart just as arguments do."""
+    if isinstance(function, partial):
+        return (*_bound(function.func), *function.args, function.keywords)
+    owner = getattr(function, "__self__", None)
+    return () if owner is None or inspect.ismodule(owner) else (owner,)
 
 
 def _digest(args: Sequence[Any], kwargs: dict[str, Any]) -> str:

@@ -32,7 +32,8 @@ def main(folder: Path, durability: str) -> None:
 
         rig.heard.wait_for(lambda: [task.id for task in rig.heard.claimed] == [waiting])
         assert rig.finish(Succeeded(held.claim, b"z" * 300_000)) == [True]
-        stored.extend(got(store.submit([spec(store)])))
+        more = got(store.submit([spec(store)]))
+        stored += more
         rig.check()
     with closing(SqliteStore(path)) as store:
         kept = {view.id: view.state for view in got(store.tasks(limit=10_000))}
@@ -63,9 +64,11 @@ def submit_until_full(store: SqliteStore) -> list[int]:
     while not full:
         for ack in [store.submit([spec(store)]) for _ in range(8)]:
             try:
-                stored.extend(got(ack))
+                ids = got(ack)
             except StoreFull:
                 full = True
+            else:
+                stored += ids
     return stored
 
 

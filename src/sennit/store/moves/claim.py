@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import Any
 
 from sennit.model.lifecycle import ENDED_CODES, State
 from sennit.model.task import Claimed
@@ -26,12 +27,12 @@ def claim(connection: sqlite3.Connection, effects: Effects, *, worker_id: int, q
     return [_claimed(connection, queue, row) for row in rows]
 
 
-def _claimed(connection: sqlite3.Connection, queue: str, row: tuple[object, ...]) -> Claimed:
+def _claimed(connection: sqlite3.Connection, queue: str, row: tuple[Any, ...]) -> Claimed:
     task_id, _, attempt, failures, crashes, handler, payload, options, thread_id, created_us, deadline_us, parents = row
     task = Claimed(
         id=task_id, attempt=attempt, failures=failures, crashes=crashes, handler=handler, queue=queue, payload=payload,
         options=options, thread_id=thread_id, created_us=created_us, deadline_us=deadline_us,
-    )  # type: ignore[arg-type]  # sqlite3 rows are untyped  # fmt: skip
+    )  # fmt: skip
     if parents:
         found = connection.execute(_PARENTS, (task_id,)).fetchall()
         task.parents = tuple(result if state == _SUCCEEDED else None for state, result in found)

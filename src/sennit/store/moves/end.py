@@ -89,7 +89,7 @@ def _cascade(connection: sqlite3.Connection, effects: Effects, ended: list[tuple
             message=f"its parent task {parent} {'has failed' if state is State.FAILED else 'was cancelled'}",
             fix=f"see `sennit tasks get {parent}`; on_parent_failed says what a dependant does",
         )
-        for child, policy in connection.execute(_DEPENDANTS, (parent,)).fetchall():
+        for child, policy in dict(connection.execute(_DEPENDANTS, (parent,)).fetchall()).items():
             if policy == "run":
                 _count_down(connection, effects, child, 1)
                 continue

@@ -13,7 +13,8 @@ DELETE FROM sennit_deadline WHERE due_us = ? AND id = ? AND kind = ?;
 
 SELECT state FROM sennit_task WHERE id = ?;
 
-SELECT DISTINCT w.id FROM sennit_running AS r JOIN sennit_worker AS w ON w.id = r.worker_id WHERE w.expire_us <= ?;
+SELECT id FROM sennit_worker AS w
+ WHERE expire_us <= ? AND EXISTS (SELECT 1 FROM sennit_running AS r WHERE r.worker_id = w.id) ORDER BY id;
 
 -- the next deadline of any kind; a worker's own lease is its heartbeat's business. A lease that has not lapsed counts
 -- also while nothing is held under it: a claim in its first half renews nothing, so nobody would hear of it again.

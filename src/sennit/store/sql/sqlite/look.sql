@@ -1,6 +1,6 @@
 -- look: read-only views. An open task is found through the narrow table that holds it.
 
--- one task or the newest that match; every filter is switched off by NULL
+-- one task (by its primary key) or the newest that match; every filter is switched off by NULL
 SELECT t.id, t.handler, t.queue, t.priority, t.thread_id, t.key, t.parent_id, t.created_us, t.state, t.done_us, t.error,
        coalesce(r.attempt, q.attempt, m.attempt, p.attempt, t.attempt),
        coalesce(r.failures, q.failures, m.failures, p.failures, t.failures),
@@ -16,7 +16,7 @@ SELECT t.id, t.handler, t.queue, t.priority, t.thread_id, t.key, t.parent_id, t.
   LEFT JOIN sennit_waiting AS w ON w.id = t.id
   LEFT JOIN sennit_timer   AS m ON m.id = t.id
   LEFT JOIN sennit_parked  AS p ON p.id = t.id
- WHERE (:id IS NULL OR t.id = :id)
+ WHERE t.id BETWEEN coalesce(:id, 0) AND coalesce(:id, 9223372036854775807)
    AND (:queue IS NULL OR t.queue = :queue)
    AND (:handler IS NULL OR t.handler = :handler)
    AND (:thread_id IS NULL OR t.thread_id = :thread_id)

@@ -10,7 +10,7 @@ DELETE FROM sennit_waiting WHERE id = ?;
 
 SELECT queue, priority, thread_id, delay_us FROM sennit_task WHERE id = ?;
 
--- dependants of a parent that did not succeed, with what they want done about it
-SELECT DISTINCT e.child, t.on_parent_failed
+-- dependants of a parent that did not succeed, with what they want done about it; one may come twice
+SELECT e.child, t.on_parent_failed
   FROM sennit_edge AS e JOIN sennit_waiting AS w ON w.id = e.child JOIN sennit_task AS t ON t.id = e.child
  WHERE e.parent = ? ORDER BY e.child;
