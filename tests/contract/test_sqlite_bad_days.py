@@ -7,13 +7,15 @@ import random
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from sennit.errors import SchemaMismatch, StoreCorrupt, StoreError, StoreLocked, StoreUnavailable
+from sennit.errors import SchemaMismatch, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreUnavailable
+from sennit.model.lifecycle import State
 from sennit.model.task import Ref, TaskSpec
 from sennit.store.connect import filesystem_of, refuse_network_filesystem
 from sennit.store.migrate import LATEST
@@ -34,6 +36,12 @@ def assert_clear(error: StoreError, *, names: Path) -> None:
     assert str(names) in error.what
     assert error.why
     assert error.fix
+
+
+def limit_pages(connection: sqlite3.Connection, *, spare: int) -> None:
+    """Let the database grow by so many pages of 4 KiB and no further."""
+    (used,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {used + spare}")
 
 
 @pytest.fixture
@@ -190,13 +198,51 @@ def test_ids_can_be_taken_after_a_lock_although_those_fetched_ahead_were_refused
         assert (len(set(ids)), sorted(ids)) == (3300, ids)
 
 
+def test_a_watch_that_was_refused_while_the_store_was_locked_can_be_set_again(
+    path: Path, foreign: Callable[[], closing[sqlite3.Connection]]
+) -> None:
+    with closing(SqliteStore(path, lock_timeout_s=0.05)) as store, foreign() as browser:
+        (task_id,) = put(store)
+        browser.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreLocked):
+            got(store.watch(task_id))
+
+        browser.execute("ROLLBACK")
+        watch = store.watch(task_id)
+
+        got(store.cancel([task_id]))
+        assert got(watch).state is State.CANCELLED
+
+
+def test_a_watch_that_found_no_room_can_be_set_again(path: Path) -> None:
+    """The process registers with its first watch; that registration was rolled back with it."""
+    with closing(SqliteStore(path)) as store:
+        (task_id,) = put(store)
+        got(store.put(lambda connection, _: limit_pages(connection, spare=0)))
+        large = TaskSpec(ref=Ref(store.take_ids(1)[0]), handler="work", queue="q", payload=b"x" * 100_000)
+        gate = threading.Event()
+        store.put(lambda _connection, _: gate.wait(TIMEOUT_S))
+        refused, submitted = store.watch(task_id), store.submit([large])  # behind the gate, so in one transaction
+        gate.set()
+        with pytest.raises(StoreFull):
+            got(submitted)
+        with pytest.raises(StoreFull):
+            got(refused)
+
+        got(store.put(lambda connection, _: limit_pages(connection, spare=1000)))
+        watch = store.watch(task_id)
+
+        got(store.cancel([task_id]))
+        assert got(watch).state is State.CANCELLED
+
+
 def test_a_result_that_came_while_the_store_was_locked_is_told_when_it_is_free_again(
     path: Path, foreign: Callable[[], closing[sqlite3.Connection]]
 ) -> None:
     with (
         running_loop() as loop,
         closing(SqliteStore(path, lock_timeout_s=0.05)) as store,
-        closing(SqliteStore(path, lock_timeout_s=TIMEOUT_S)) as other,
+        closing(SqliteStore(path, lock_timeout_s=0.05)) as other,
         foreign() as browser,
     ):
         rig = Rig(other, loop)

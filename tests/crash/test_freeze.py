@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -23,10 +24,18 @@ def workers(tmp_path: Path) -> Iterator[Fleet]:
         yield some
 
 
-def freeze(process: subprocess.Popen[bytes]) -> None:
-    """Stop a process and wait until it has stopped."""
-    process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+def freeze(process: subprocess.Popen[bytes], workers: Fleet) -> None:
+    """Stop a process and wait until it has stopped.
+
+    With the pen and its gate in our hand it is not inside a transaction, nor next in line for one: a process that is
+    frozen there keeps the write lock, and all others wait for it until it goes on or is killed.
+    """
+    pen = workers.url.removeprefix("sqlite:///") + "-pen"
+    with Path(f"{pen}.gate").open("rb") as gate, Path(pen).open("rb") as body:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(body, fcntl.LOCK_EX)
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
 
 
 def of(process: subprocess.Popen[bytes], what: str, workers: Fleet) -> list[Record]:
@@ -44,7 +53,7 @@ def test_what_a_thawed_process_writes_late_is_refused(workers: Fleet, how: str) 
     handles = at.late.map([how] * EACH, [0.3] * EACH)
     workers.journal.wait_for("start", EACH)
 
-    freeze(frozen)
+    freeze(frozen, workers)
     [other] = workers.start_ready()
     assert values(handles) == ["attempt 2"] * EACH
     frozen.send_signal(signal.SIGCONT)
@@ -72,7 +81,7 @@ def test_a_thawed_process_stops_the_bodies_that_run_elsewhere_now(workers: Fleet
     handles = [at.hold.submit(), at.hold_sync.submit()]
     workers.journal.wait_for("start", 2)
 
-    freeze(frozen)
+    freeze(frozen, workers)
     workers.start_ready()
     assert values(handles) == ["done by another"] * 2
     frozen.send_signal(signal.SIGCONT)
@@ -86,7 +95,7 @@ def test_a_thawed_process_goes_on_working(workers: Fleet) -> None:
     [frozen] = workers.start_ready()
     held = at.hold.submit()
     workers.journal.wait_for("start")
-    freeze(frozen)
+    freeze(frozen, workers)
     [other] = workers.start_ready()
     assert values([held]) == ["done by another"]
     frozen.send_signal(signal.SIGCONT)
@@ -102,7 +111,7 @@ def test_a_thawed_process_goes_on_working(workers: Fleet) -> None:
 def test_an_idle_process_frozen_past_its_lease_is_still_heard_and_hears(workers: Fleet) -> None:
     at = client(workers.url)
     [frozen] = workers.start_ready()
-    freeze(frozen)
+    freeze(frozen, workers)
     [other] = workers.start_ready()
     assert values([at.late.submit("ending", 0.6)]) == ["attempt 1"]  # a whole lease later
     frozen.send_signal(signal.SIGCONT)

@@ -149,7 +149,7 @@ async def call(pool: ProcessPool, function: Any, *args: object) -> Any:
 async def wait_until(holds: Callable[[], bool]) -> None:
     """Return when a fact holds; the test's time limit is the bound."""
     while not holds():  # noqa: ASYNC110  files and processes raise no event here
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.001)  # sleep: the processes of others end without telling us
 
 
 async def wait_for_pids(folder: Path) -> list[int]:

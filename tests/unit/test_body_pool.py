@@ -233,7 +233,7 @@ def test_no_body_is_lost_between_an_ending_os_thread_and_a_submit() -> None:
         for number in range(500):
             _, outcome = call(pool, lambda number=number: number)  # type: ignore[misc]
             assert await outcome == (number, None)
-            await asyncio.sleep(0.0002 * (number % 3))
+            await asyncio.sleep(0.0002 * (number % 3))  # sleep: sweeps across the moment the OS thread ends
 
     with_pool(scenario, idle_s=0.0003)
 

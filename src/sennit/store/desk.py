@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sennit.errors import UsageError
+from sennit.errors import StoreUnavailable, UsageError
 from sennit.model.task import Claim, Claimed, Outcome, WorkerInfo
 from sennit.store.connect import closed
 from sennit.store.effects import Effects
+from sennit.store.ids import reserve
 from sennit.store.liveness import DeathWatch, LifeLock, is_alive
 from sennit.store.moves import claim as claims
 from sennit.store.moves import look, time
@@ -248,23 +249,30 @@ class Desk:
         """Take the life lock, open the bell, write the row. A client that becomes a worker gives up its first row."""
         if self._worker is not None:
             time.leave(connection, effects, self._worker.id)
+        elif self._life is not None:
+            self._life.release()  # of a registration that is over, or was rolled back
+            self._life = None
         self._folder.mkdir(exist_ok=True)
         life = LifeLock.hold(self._folder, str(worker.id))
+        try:
+            if self._bell is None:
+                self._bell = Bell.open(self._folder, str(worker.id))
+                self._ear = threading.Thread(target=self._listen, args=(self._bell,), name="sennit-ear", daemon=True)
+                self._ear.start()
+            worker = msgspec.structs.replace(worker, bell=self._bell.address, started_us=effects.now_us)
+            time.join(connection, effects, worker, lease_us)
+        except BaseException:
+            life.release()
+            raise
         if self._life is not None:
             self._life.release()
-        self._life = life
-        if self._bell is None:
-            self._bell = Bell.open(self._folder, str(worker.id))
-            self._ear = threading.Thread(target=self._listen, args=(self._bell,), name="sennit-ear", daemon=True)
-            self._ear.start()
-        worker = msgspec.structs.replace(worker, bell=self._bell.address, started_us=effects.now_us)
-        time.join(connection, effects, worker, lease_us)
-        self._worker, self._registering = worker, True
+        self._life, self._worker, self._registering = life, worker, True
         self._lease_us = lease_us
         self._lease_until_us = effects.now_us + lease_us
 
     def _register_as_client(self, connection: sqlite3.Connection, effects: Effects) -> None:
         """A process that waits for results needs a bell that workers can ring."""
+        self._client_id = self._client_id or reserve(connection, 1)[0]
         client = WorkerInfo(
             id=self._client_id, pid=os.getpid(), host=socket.gethostname(), boot_id=boot_id(), role="client"
         )
@@ -367,7 +375,11 @@ class Desk:
         here, deaths = socket.gethostname(), self._deaths
 
         def watch(ack: Ack[list[WorkerInfo]]) -> None:
-            for worker in ack.wait():
+            try:
+                workers = ack.wait()
+            except StoreUnavailable:  # closed meanwhile: nobody is left to be told
+                return
+            for worker in workers:
                 if worker.host == here and worker.id != self.worker_id:
                     call_in(loop, deaths.watch, str(worker.id), worker.pid)
 

@@ -369,10 +369,14 @@ class Rows:
         return None
 
     def fire(self, *, now_us: int) -> None:
-        """Do all that is due by `now_us`."""
+        """Do all that is due by `now_us`. Limits come first: what is too late does not become ready."""
+        due: list[tuple[int, int, Due]] = []
         while (due_us := self.next_due_us()) is not None and due_us <= now_us:
-            _, task_id, kind = heappop(self.dues)
+            due.append(heappop(self.dues))
+        for due_us, task_id, kind in sorted(due, key=lambda entry: entry[2] == "timer"):
             row = self.tasks[task_id]
+            if row.due_of(kind) != due_us:
+                continue  # another limit was first
             if kind == "timer":
                 self.make_ready(row, Event.TIME_CAME, now_us=now_us)
             else:

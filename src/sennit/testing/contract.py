@@ -13,17 +13,21 @@ then left out. After every test the rows must verify and the ledger must balance
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
-pytest.register_assert_rewrite(
-    *(f"sennit.testing.contract_{part}" for part in ("tools", "submit", "claim", "finish", "revive", "time", "look"))
-)
+_PARTS = [
+    f"sennit.testing.contract_{part}"
+    for part in ("tools", "submit", "claim", "finish", "cascade", "revive", "time", "look")
+]
+pytest.register_assert_rewrite(*(part for part in _PARTS if part not in sys.modules))
 
 # ruff: noqa: E402 - asserts are rewritten, so that they show their values, only in modules imported after this
 from sennit.store.protocol import Store
 from sennit.testing.clock import VirtualClock
+from sennit.testing.contract_cascade import CascadeContract
 from sennit.testing.contract_claim import ClaimContract
 from sennit.testing.contract_finish import FinishContract
 from sennit.testing.contract_look import LookContract
@@ -35,7 +39,9 @@ from sennit.testing.contract_tools import Rig, running_loop
 __all__ = ["StoreContract", "VirtualClock"]
 
 
-class StoreContract(SubmitContract, ClaimContract, FinishContract, ReviveContract, TimeContract, LookContract):
+class StoreContract(
+    SubmitContract, ClaimContract, FinishContract, CascadeContract, ReviveContract, TimeContract, LookContract
+):
     """Every sentence of the protocol's docstrings is a test here."""
 
     @pytest.fixture

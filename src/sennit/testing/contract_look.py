@@ -1,4 +1,4 @@
-"""The contract, part 6: what others see, and what is kept how long."""
+"""The contract, part 7: what others see, and what is kept how long."""
 
 # ruff: noqa: D102, S101 - the name of a test is its sentence; asserts are what it is made of
 

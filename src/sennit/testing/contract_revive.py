@@ -1,4 +1,4 @@
-"""The contract, part 4: ended tasks come back."""
+"""The contract, part 5: ended tasks come back."""
 
 # ruff: noqa: D102, S101 - the name of a test is its sentence; asserts are what it is made of
 

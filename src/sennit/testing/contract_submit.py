@@ -12,9 +12,8 @@ from sennit.errors import CyclicDependency, DuplicateKey, LeaseLost, TaskNotFoun
 from sennit.model.lifecycle import State
 from sennit.model.task import Claim, OnParentFailed, Parked, Retried, Succeeded
 from sennit.testing.clock import VirtualClock
-from sennit.testing.contract_tools import BOOM, Rig, got, in_threads
+from sennit.testing.contract_tools import BOOM, POLICIES, Rig, got, in_threads
 
-POLICIES: dict[OnParentFailed, State] = {"fail": State.FAILED, "cancel": State.CANCELLED, "run": State.READY}
 PLACES = ("waiting", "scheduled", "ready", "running", "suspended", "succeeded", "failed", "cancelled")
 
 

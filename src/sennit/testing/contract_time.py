@@ -1,4 +1,4 @@
-"""The contract, part 5: time passes, processes die, schedules come round."""
+"""The contract, part 6: time passes, processes die, schedules come round."""
 
 # ruff: noqa: D102, S101 - the name of a test is its sentence; asserts are what it is made of
 

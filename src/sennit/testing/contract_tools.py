@@ -25,6 +25,7 @@ from sennit.model.task import (
     Ending,
     ErrorInfo,
     Failed,
+    OnParentFailed,
     Ref,
     Retried,
     Succeeded,
@@ -40,6 +41,9 @@ T = TypeVar("T")
 TIMEOUT_S = 10.0  # how long a fact may take before a test fails; no test waits it out
 SECOND_US = 1_000_000
 BOOM = ErrorInfo(kind="ValueError", message="boom")
+
+# on_parent_failed → where a dependant without other parents is after its parent failed or was cancelled
+POLICIES: dict[OnParentFailed, State] = {"fail": State.FAILED, "cancel": State.CANCELLED, "run": State.READY}
 
 _worker_ids = itertools.count(1)
 

@@ -192,6 +192,8 @@ def _failures(tasks: Iterable[PlannedTask], rows: dict[int, TaskView]) -> list[s
         row = rows.get(task.task_id)
         if row is not None and row.state in {State.FAILED, State.CANCELLED}:
             error = str(row.state) if row.error is None else f"{row.error.kind}: {row.error.message}"
+            if row.error is not None and row.error.fix:
+                error = f"{error} ({row.error.fix})"
             alike.setdefault((task.kind, error), []).append(task.label)
     return [
         f"{kind} of {labels[0]}{f' and {len(labels) - 1} more' if len(labels) > 1 else ''}: {error}"

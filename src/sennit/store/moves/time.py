@@ -20,17 +20,17 @@ _OLD, *_FORGET = statements("sqlite", "prune")
 
 
 def fire(connection: sqlite3.Connection, effects: Effects, *, worker_id: int) -> int | None:
-    """Do all that is due; return when the next is."""
+    """Do all that is due; return when the next is. Limits come first: what is too late does not become ready."""
     now_us = effects.now_us
+    for due_us, task_id, kind in connection.execute(_LIMITS, (now_us,)).fetchall():
+        connection.execute(_DROP_LIMIT, (due_us, task_id, kind))
+        _limit_passed(connection, effects, task_id, kind)
     for due_us, task_id, attempt, failures, crashes, queue, priority, thread_id in connection.execute(
         _TIMERS, (now_us,)
     ).fetchall():
         connection.execute(_DROP_TIMER, (due_us, task_id))
         counts = (attempt, failures, crashes)
         make_ready(connection, effects, task_id, queue=queue, priority=priority, thread_id=thread_id, counts=counts)
-    for due_us, task_id, kind in connection.execute(_LIMITS, (now_us,)).fetchall():
-        connection.execute(_DROP_LIMIT, (due_us, task_id, kind))
-        _limit_passed(connection, effects, task_id, kind)
     for (lapsed_id,) in connection.execute(_LAPSED, (now_us,)).fetchall():
         lost = rescue(connection, effects, lapsed_id, "the lease of its worker lapsed (frozen, or its host is gone)")
         effects.stops.setdefault(lapsed_id, []).extend(lost)
