@@ -201,14 +201,14 @@ def test_a_second_worker_that_knows_the_handler_takes_the_task(url: str) -> None
 def test_a_body_that_blocks_the_loop_is_named_and_keeps_its_lease(url: str, caplog: pytest.LogCaptureFixture) -> None:
     app = App(url, durability="normal", lease_s=0.5, loop_lag_notice_s=0.1)
 
+    @app.task(name="blocks")
     async def blocks() -> str:
         time.sleep(1.5)  # noqa: ASYNC251 - the mistake
         return "done"
 
-    task = app.task(name="blocks")(blocks)
     onlooker = App(url, durability="normal", lease_s=0.5)  # would take over what lapses
     with onlooker, app:
-        handle = task.options(queue="default").submit()
+        handle = blocks.submit()
         assert handle.result(WAIT_S) == "done"
         view = handle.view().result()
 

@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sennit.errors import StoreUnavailable, UsageError
+from sennit.errors import UsageError
 from sennit.model.task import Claim, Claimed, Outcome, WorkerInfo
 from sennit.store.connect import closed
 from sennit.store.effects import Effects
 from sennit.store.ids import reserve
-from sennit.store.liveness import DeathWatch, LifeLock, is_alive
+from sennit.store.liveness import LifeLock
 from sennit.store.moves import claim as claims
 from sennit.store.moves import look, time
 from sennit.store.order import Order
+from sennit.store.peers import Peers
 from sennit.store.protocol import Listener
 from sennit.store.wakeup import Bell, Hint, ring
 from sennit.store.watches import Watches
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from sennit.store.sqlite import SqliteStore
 
 _LOOK_AGAIN_MS = 1000
+_EVERYTHING = Hint.READY | Hint.DONE | Hint.STOP | Hint.TIMER | Hint.PEER
 
 _COUNT = "UPDATE sennit_ledger SET n = n + ? WHERE name = ?"
 
@@ -63,7 +65,7 @@ class Desk:
         self._life: LifeLock | None = None
         self._bell: Bell | None = None
         self._ear: threading.Thread | None = None
-        self._deaths: DeathWatch | None = None
+        self.peers = Peers(self._folder)
         self._watches = Watches()
         self._look_all = False
         self._missed = False  # a transaction failed: the next one looks at everything
@@ -73,7 +75,7 @@ class Desk:
         self._left: dict[str, int] = {}
         self._stopped: list[Claim] = []
         self._rings: list[tuple[int, list[str]]] = []
-        self._peers: dict[int, str] | None = None
+        self._met: list[WorkerInfo] = []
 
     @property
     def worker_id(self) -> int:
@@ -89,7 +91,7 @@ class Desk:
     def before_commit(self, connection: sqlite3.Connection, effects: list[Effects]) -> None:
         if self._missed:
             effects.append(again := Effects(self._store.now_us()))
-            self.look(connection, again)
+            self._heard(connection, again, hints=_EVERYTHING)
         ready: set[str] = set().union(*(e.ready for e in effects))
         effects.append(self._serve(connection, ready))
         counts: Counter[str] = Counter()
@@ -114,7 +116,7 @@ class Desk:
             if others:
                 self._rings.append((hints, list(others.values())))
             if hints & Hint.PEER:
-                self._peers = others
+                self._meet(connection)
 
     def _serve(self, connection: sqlite3.Connection, ready: set[str]) -> Effects:
         """Claim for the standing order; return what that means for others."""
@@ -176,10 +178,10 @@ class Desk:
         self._missed = False
         self.order.put_back({q: n for q, n in self._left.items() if n})
         self._watches.after_commit()
-        claimed, stopped, rings, peers = self._forget()
+        claimed, stopped, rings, met = self._forget()
         due = [e.due_us for e in effects if e.due_us is not None]
-        if self._loop is not None and (claimed or stopped or due or peers is not None):
-            call_in(self._loop, self._tell, claimed, stopped, min(due, default=None), peers)
+        if self._loop is not None and (claimed or stopped or due or met):
+            call_in(self._loop, self._tell, claimed, stopped, min(due, default=None), met)
         for hints, addresses in rings:
             ring(addresses, hints)
 
@@ -194,18 +196,16 @@ class Desk:
         if self._bell is not None:
             ring([self._bell.address], 0)  # the ear looks again soon, if nobody else writes before
 
-    def _forget(self) -> tuple[list[Claimed], list[Claim], list[tuple[int, list[str]]], dict[int, str] | None]:
-        prepared = self._claimed, self._stopped, self._rings, self._peers
-        self._claimed, self._stopped, self._rings, self._peers = [], [], [], None
+    def _forget(self) -> tuple[list[Claimed], list[Claim], list[tuple[int, list[str]]], list[WorkerInfo]]:
+        prepared = self._claimed, self._stopped, self._rings, self._met
+        self._claimed, self._stopped, self._rings, self._met = [], [], [], []
         self._taken, self._left, self.refused, self._registering = {}, {}, 0, False
         return prepared
 
-    def _tell(
-        self, claimed: list[Claimed], stopped: list[Claim], due_us: int | None, peers: dict[int, str] | None
-    ) -> None:
+    def _tell(self, claimed: list[Claimed], stopped: list[Claim], due_us: int | None, met: list[WorkerInfo]) -> None:
         """On the listener's loop."""
-        listener = self._listener
-        if listener is None:
+        listener, loop = self._listener, self._loop
+        if listener is None or loop is None:
             return
         if claimed:
             listener.on_claimed(claimed)
@@ -213,8 +213,8 @@ class Desk:
             listener.on_stop(stopped)
         if due_us is not None:
             listener.on_due(due_us)
-        if peers is not None:
-            self._watch_peers()
+        if met:
+            self.peers.watch(met, listener, loop)
 
     # ------------------------------------------------------------ joining and leaving
 
@@ -230,7 +230,7 @@ class Desk:
                 self._joined = False
                 raise
             self._listener, self._loop = listener, loop
-            self._peers = time.peers(connection, worker.id)
+            self._meet(connection)
 
         self._joined = True  # at once: an order may follow before the ack is there
         return self._store.put(operation)
@@ -287,12 +287,9 @@ class Desk:
             self.order.clear()  # of what a transaction put back meanwhile
             if self._worker is not None:
                 time.leave(connection, effects, self._worker.id)
-            self._listener = None
-            self._worker = None
-            if self._deaths is not None and self._loop is not None:
-                call_in(self._loop, self._deaths.close)
-                self._deaths = None
-            self._loop = None
+            if self._loop is not None:
+                call_in(self._loop, self.peers.close)
+            self._worker = self._listener = self._loop = None
 
         return self._store.put(operation)
 
@@ -304,8 +301,8 @@ class Desk:
         if self._bell is not None:
             bell, self._bell = self._bell, None
             ring([bell.address], 0)  # wakes the ear, which sees that it is over
-        if self._deaths is not None and self._loop is not None:  # leaving failed
-            call_in(self._loop, self._deaths.close)
+        if self._loop is not None:  # leaving failed
+            call_in(self._loop, self.peers.close)
         self._watches.fail(closed(self._store.path))
 
     # ------------------------------------------------------------ hearing
@@ -340,7 +337,7 @@ class Desk:
         if hints & Hint.TIMER:
             effects.due(effects.now_us)  # the listener fires what is due and learns what is next
         if hints & Hint.PEER:
-            self._peers = time.peers(connection, self.worker_id)
+            self._meet(connection)
 
     def look(self, connection: sqlite3.Connection, effects: Effects) -> None:
         """Look at everything."""
@@ -365,31 +362,9 @@ class Desk:
             self.tell_stops(connection, effects)
             effects.stops = {worker_id: [] for worker_id in stored.stops}  # nothing to add, only somebody to ring
 
-    def _watch_peers(self) -> None:
-        """On the loop: learn at once when a process of this host dies."""
-        loop, listener = self._loop, self._listener
-        if loop is None or listener is None:
-            return
-        if self._deaths is None:
-            self._deaths = DeathWatch(self._folder, lambda i: listener.on_death(int(i)), loop=loop)
-        here, deaths = socket.gethostname(), self._deaths
-
-        def watch(ack: Ack[list[WorkerInfo]]) -> None:
-            try:
-                workers = ack.wait()
-            except StoreUnavailable:  # closed meanwhile: nobody is left to be told
-                return
-            for worker in workers:
-                if worker.host == here and worker.id != self.worker_id:
-                    call_in(loop, deaths.watch, str(worker.id), worker.pid)
-
-        self._store.put(lambda c, _: look.workers(c)).add_done_callback(watch)
-
-    def living(self, connection: sqlite3.Connection) -> list[WorkerInfo]:
-        """Return the registered processes, without those of this host that are dead."""
-        here = socket.gethostname()
-        joined = [w for w in look.workers(connection) if w.bell]
-        return [w for w in joined if w.host != here or is_alive(self._folder, str(w.id))]
+    def _meet(self, connection: sqlite3.Connection) -> None:
+        """Take note of all other processes, to watch them."""
+        self._met = [w for w in look.workers(connection) if w.id != self.worker_id]
 
     # ------------------------------------------------------------ watching results
 

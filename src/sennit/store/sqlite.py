@@ -311,7 +311,7 @@ class SqliteStore:
         return self._reader.put(lambda c: look.logs(c, task_id, after_seq=after_seq, limit=limit))
 
     def workers(self) -> Ack[list[WorkerInfo]]:
-        return self._reader.put(self._desk.living)
+        return self._reader.put(self._desk.peers.living)
 
     def ledger(self) -> Ack[Ledger]:
         return self._reader.put(look.ledger)

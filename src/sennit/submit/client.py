@@ -9,20 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import msgspec
 
-from sennit.errors import ResultTimeout, TaskCancelled, TaskFailed, UsageError
+from sennit.errors import ResultTimeout, SennitError, TaskCancelled, TaskFailed, UsageError
 from sennit.model.lifecycle import State
 from sennit.model.settings import Settings
 from sennit.model.task import ErrorInfo, Outcome, Ref, TaskSpec, TaskView, WorkerInfo
 from sennit.store.protocol import Store
-from sennit.submit.context import Attempt, current
+from sennit.submit.context import current
 from sennit.submit.handle import Handle
 from sennit.submit.registry import Call, Handler
 from sennit.sync.ack import Ack, in_event_loop
+from sennit.sync.clock import monotonic_s
 
 if TYPE_CHECKING:
     import sqlite3
@@ -156,8 +158,8 @@ class Client:
         loop = asyncio.get_running_loop()
         return loop.call_later(self.settings.no_worker_notice_s, self._notice, handle)
 
-    def wait_for_blocking(self, handle: Handle[Any], timeout_s: float | None) -> Outcome:
-        """The same for sync code."""
+    def wait_for_blocking(self, handles: Sequence[Handle[Any]], timeout_s: float | None) -> list[Outcome]:
+        """The same for sync code; `timeout_s` is for all of them together."""
         if in_event_loop():
             raise UsageError(
                 "result() was called inside a running event loop",
@@ -168,35 +170,19 @@ class Client:
         flushed = None if attempt is None else attempt.flush()
         if flushed is not None:
             flushed.wait()
-        submitted = handle.submitted()
-        if submitted is not None:
-            submitted.wait()
-        watched = self._store().watch(handle.id)
-        return self._wait_lent(attempt, watched, handle, timeout_s)
-
-    def _wait_lent(
-        self, attempt: Attempt | None, watched: Ack[Outcome], handle: Handle[Any], timeout_s: float | None
-    ) -> Outcome:
-        notice_s = None if self._works(handle.queue) else self.settings.no_worker_notice_s
-        waits = None if watched.done else attempt
+        for handle in handles:
+            submitted = handle.submitted()
+            if submitted is not None:
+                submitted.wait()
+        store = self._store()
+        watched = [store.watch(handle.id) for handle in handles]
+        waits = None if all(ack.done for ack in watched) else attempt
+        notice_s = None if all(self._works(handle.queue) for handle in handles) else self.settings.no_worker_notice_s
+        patience = _Patience(timeout_s, notice_s, self._notice)
         if waits is not None:
             waits.begin_wait()
         try:
-            if notice_s is not None and (timeout_s is None or timeout_s > notice_s):
-                try:
-                    return watched.wait(notice_s)
-                except TimeoutError:
-                    self._notice(handle)
-                    timeout_s = None if timeout_s is None else timeout_s - notice_s
-            return watched.wait(timeout_s)
-        except TimeoutError:
-            if watched.done:
-                raise
-            raise ResultTimeout(
-                f"task {handle.id} ({handle.handler}) has not ended in time",
-                task_id=handle.id,
-                fix="it goes on; ask again, or cancel it",
-            ) from None
+            return [patience.wait(handle, ack) for handle, ack in zip(handles, watched, strict=True)]
         finally:
             if waits is not None:
                 waits.end_wait()
@@ -212,10 +198,12 @@ class Client:
                     task.id, task.handler, task.queue, store.url,
                 )  # fmt: skip
 
-        def looked(task: Ack[TaskView]) -> None:
-            store.workers().add_done_callback(lambda workers: say(task.wait(), workers.wait()))
+        def looked(task: Ack[TaskView], workers: Ack[list[WorkerInfo]]) -> None:
+            with suppress(SennitError):  # the store was closed meanwhile: whoever waits is told so
+                say(task.wait(), workers.wait())
 
-        store.task(handle.id).add_done_callback(looked)
+        task = store.task(handle.id)
+        store.workers().add_done_callback(lambda workers: looked(task, workers))  # reads are answered in order
 
     def value_of(self, handle: Handle[Any], outcome: Outcome) -> Any:
         """Return the result, or raise what became of the task."""
@@ -275,3 +263,37 @@ class Client:
 
 def _us_until(at: datetime) -> int:
     return max(0, (at - datetime.now(UTC)) // timedelta(microseconds=1))
+
+
+class _Patience:
+    """How long a blocking wait goes on, and when it says that nobody works on what it waits for."""
+
+    def __init__(self, timeout_s: float | None, notice_s: float | None, say: Callable[[Handle[Any]], None]) -> None:
+        now_s = monotonic_s()
+        self._until_s = None if timeout_s is None else now_s + timeout_s
+        self._say_at_s = None if notice_s is None else now_s + notice_s
+        self._say = say
+
+    def wait(self, handle: Handle[Any], watched: Ack[Outcome]) -> Outcome:
+        """Return the outcome.
+
+        Raises:
+            ResultTimeout: the time is up.
+        """
+        while True:
+            now_s = monotonic_s()
+            if self._say_at_s is not None and now_s >= self._say_at_s and not watched.done:
+                self._say_at_s = None
+                self._say(handle)
+            if self._until_s is not None and now_s >= self._until_s and not watched.done:
+                raise ResultTimeout(
+                    f"task {handle.id} ({handle.handler}) has not ended in time",
+                    task_id=handle.id,
+                    fix="it goes on; ask again, or cancel it",
+                )
+            moments_s = [at_s for at_s in (self._until_s, self._say_at_s) if at_s is not None]
+            try:
+                return watched.wait(max(0.0, min(moments_s) - now_s) if moments_s else None)
+            except TimeoutError:
+                if watched.done:
+                    return watched.wait()

@@ -23,7 +23,7 @@ class HandleClient(Protocol):
     async def wait_for_all(self, handles: Sequence[Handle[Any]]) -> list[Outcome]:
         """Return how several tasks ended, in order."""
 
-    def wait_for_blocking(self, handle: Handle[Any], timeout_s: float | None) -> Outcome:
+    def wait_for_blocking(self, handles: Sequence[Handle[Any]], timeout_s: float | None) -> list[Outcome]:
         """The same, blocking this OS thread."""
 
     def value_of(self, handle: Handle[Any], outcome: Outcome) -> Any:
@@ -102,7 +102,7 @@ class Handle(Generic[T]):
             ResultTimeout: it has not ended within `timeout_s`; it goes on.
             UsageError: called on an event loop; use `await`.
         """
-        value: T = self._client.value_of(self, self._client.wait_for_blocking(self, timeout_s))
+        value: T = self._client.value_of(self, self._client.wait_for_blocking([self], timeout_s)[0])
         return value
 
     def as_argument(self) -> T:
@@ -136,9 +136,14 @@ class Handles(list[Handle[T]], Generic[T]):
 
         Raises:
             TaskFailed, TaskCancelled: the first, in order, that did not succeed.
-            ResultTimeout: `timeout_s`, counted per task, ran out.
+            ResultTimeout: not all have ended within `timeout_s`; they go on.
+            UsageError: called on an event loop; use `await`.
         """
-        return [handle.result(timeout_s) for handle in self]
+        if not self:
+            return []
+        client = self[0]._client  # noqa: SLF001 - same module
+        outcomes = client.wait_for_blocking(self, timeout_s)
+        return [client.value_of(handle, outcome) for handle, outcome in zip(self, outcomes, strict=True)]
 
     def as_argument(self) -> list[T]:
         """Return this list, typed as the list of results."""
