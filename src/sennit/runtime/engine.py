@@ -112,22 +112,37 @@ class Engine:
 
     async def stop(self, drain_s: float) -> None:
         """Stop: let bodies run for `drain_s`, then hand back what is unfinished without using an attempt up."""
-        if not self._stopping:
-            self._stopping = True
-            await self._planner.close()
-            await self._dispatcher.close_intake()
-        if not await self._idle_within(drain_s):
-            self._worker.stop_all("shutdown")
-            if not await self._idle_within(UNWIND_S):
-                self._worker.give_up_all()
-                await self._dispatcher.wait_idle()
-        if self._capture is not None:
-            logging.getLogger().removeHandler(self._capture)
-            self._capture.flush()
-        await self._dispatcher.leave()
-        self._pool.close()
-        await self._processes.close()
-        await self._loop.run_in_executor(None, self._heart.stop)
+        try:
+            if not self._stopping:
+                self._stopping = True
+                await self._planner.close()
+                await self._dispatcher.close_intake()
+            await self._drain(drain_s)
+            if self._capture is not None:
+                self._capture.flush()
+            await self._dispatcher.leave()
+        finally:
+            if self._capture is not None:
+                logging.getLogger().removeHandler(self._capture)
+            self._pool.close()
+            await self._processes.close()
+            await self._loop.run_in_executor(None, self._heart.stop)
+
+    async def _drain(self, drain_s: float) -> None:
+        if await self._idle_within(drain_s):
+            return
+        self._worker.stop_all("shutdown")
+        if await self._idle_within(UNWIND_S):
+            return
+        self._worker.give_up_all()
+        if not await self._idle_within(self._settings.lease_s):
+            # The store does not take the ends (a full disk?). This process is about to go: what it still holds comes
+            # back to others as a crash, by its life lock or its lease.
+            _log.error(
+                "the store took no ends for %g s; %d tasks are left to be rescued",
+                self._settings.lease_s,
+                self._slots.held,
+            )
 
     async def _idle_within(self, seconds: float) -> bool:
         try:

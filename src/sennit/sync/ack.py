@@ -103,9 +103,12 @@ class Ack(Generic[T]):
     def wait(self, timeout_s: float | None = None) -> T:
         """Like `result`, for waits known to be as short as one commit: allowed on a loop's OS thread."""
         if not self.done:
-            arrived = threading.Event()
-            self.add_done_callback(lambda _: arrived.set())
-            if not arrived.wait(timeout_s):
+            # A bare lock and not an Event: a Ctrl-C inside Event.wait can leave the Event's inner lock held, and then
+            # the writer that resolves this ack would hang.
+            gate = threading.Lock()
+            gate.acquire()
+            self.add_done_callback(lambda _: gate.release())
+            if not gate.acquire(timeout=-1 if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX)):
                 raise TimeoutError(f"not done within {timeout_s} s")
         return self._get()
 
