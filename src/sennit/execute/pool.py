@@ -117,6 +117,7 @@ class BodyPool:
         self._workers: set[_Worker] = set()
         self._threads = 0
         self._is_starting = False
+        self._is_waking = False
         self._abandoned = 0
         self._running = 0
         self._serial = 0
@@ -141,8 +142,7 @@ class BodyPool:
             if self._closed:
                 raise UsageError("the pool is closed", why="its owner is stopping", fix="submit before close()")
             self._pending.append(ticket)
-            worker = self._parked.pop() if self._parked else None
-            start = worker is None and self._reserve_thread()
+            worker, start = self._next_thread()
         if worker is not None:
             worker.wake.release()
         elif start and not self._start_thread():
@@ -190,9 +190,8 @@ class BodyPool:
             self._running -= 1
             self._threads -= 1
             self._abandoned += 1
-            start = bool(self._pending) and not self._parked and self._reserve_thread()
-        if start:
-            self._start_thread()
+            worker, start = self._next_thread()
+        self._call(worker, start=start)
         return True
 
     def close(self) -> None:
@@ -230,6 +229,26 @@ class BodyPool:
             )
 
     # ------------------------------------------------------------ threads come and go
+
+    def _next_thread(self) -> tuple[_Worker | None, bool]:
+        """With the lock held: who is called for pending work: a parked thread, a new one (True), or nobody yet.
+
+        One at a time, and whoever comes calls the next before its body: so bodies that block get their threads as fast
+        as they come, while a burst of quick ones is done by the few that are awake and does not wake a hundred.
+        Source: the Go scheduler wakes one more worker at a time for the same reason (runtime/proc.go, "spinning").
+        """
+        if not self._pending or self._is_waking or self._is_starting:
+            return None, False
+        if self._parked:
+            self._is_waking = True
+            return self._parked.pop(), False
+        return None, self._reserve_thread()
+
+    def _call(self, worker: _Worker | None, *, start: bool) -> None:
+        if worker is not None:
+            worker.wake.release()
+        elif start:
+            self._start_thread()
 
     def _reserve_thread(self) -> bool:
         """With the lock held: may one more thread start? One at a time, it starts the next itself."""
@@ -274,19 +293,23 @@ class BodyPool:
 
     def _take(self, worker: _Worker) -> PoolTicket[Any] | None:
         """Return the next body, sleeping up to `idle_s` for it; None when this thread is to end."""
+        called = False
         while True:
             with self._lock:
+                if called:
+                    self._is_waking = False
                 if self._pending:
                     ticket = self._pending.popleft()
                     ticket.state = _State.RUNNING
                     ticket.os_thread_id = worker.os_thread_id
                     self._running += 1
-                    start = bool(self._pending) and not self._parked and self._reserve_thread()
+                    next_worker, start = self._next_thread()
                     break
                 if self._closed:
                     self._threads -= 1
                     return None
                 self._parked.append(worker)
+            called = True
             if worker.wake.acquire(timeout=self._idle_s):
                 continue
             with self._lock:
@@ -295,8 +318,7 @@ class BodyPool:
                     self._threads -= 1
                     return None
             worker.wake.acquire()  # Unparked in the very moment the time ran out: the release is on its way.
-        if start:
-            self._start_thread()
+        self._call(next_worker, start=start)
         return ticket
 
     # ------------------------------------------------------------ one body

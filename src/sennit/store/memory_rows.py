@@ -241,7 +241,8 @@ class Rows:
         row.crashes += 1
         self.tally["crashed"] += 1
         if row.crashes < row.spec.crashes_max:
-            self.make_ready(row, Event.LEASE_LOST, now_us=now_us)
+            row.state = move(row.state, Event.LEASE_LOST)
+            self._push_ready(row)  # with the old order_us
             return
         poison = ErrorInfo(
             kind="poison",

@@ -140,7 +140,7 @@ class Store(Protocol):
         `fail` fails them, `cancel` cancels them, `run` releases them.
         A retry counts a failure and a crash counts a crash; snooze, sleep, suspension and giving back count nothing.
         The `crashes_max`-th crash ends the task as failed, kind `poison`.
-        Given back, a task keeps its place in the order.
+        Given back, or taken back from a process that died, a task keeps its place in the order.
 
         Args:
             want: raise the standing order in the same transaction, after the endings; if that fails, it is raised all

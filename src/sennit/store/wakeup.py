@@ -15,6 +15,7 @@ addresses: give them socket files, `Bell.open(…, abstract=False)`.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import re
@@ -178,6 +179,7 @@ class _Sender:
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
         drop_after_fork(self)
+        atexit.register(self._close)
 
     def send(self, byte: bytes, address: str) -> None:
         target = _to_kernel(address)

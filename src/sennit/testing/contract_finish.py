@@ -221,6 +221,18 @@ class EndingContract:
 
         assert rig.claim()[0].id == first.id
 
+    def test_taken_back_from_a_process_that_died_a_task_keeps_its_place_in_the_order(
+        self, rig: Rig, clock: VirtualClock
+    ) -> None:
+        first = rig.start(priority=2)
+        clock.advance(1)
+        rig.put()
+        clock.advance(1)
+
+        rig.finish(Crashed(first.claim, BOOM))
+
+        assert rig.claim()[0].id == first.id
+
     def test_failed_is_the_end(self, rig: Rig) -> None:
         task = rig.start()
 

@@ -24,13 +24,14 @@ from sennit.model.task import (
 )
 from sennit.store.effects import Effects
 from sennit.store.moves.end import end, note, release
-from sennit.store.moves.place import make_ready, put_back, schedule
+from sennit.store.moves.place import put_back, schedule
 from sennit.store.moves.submit import submit
 from sennit.store.sql import statements
 
 _RECORD, _DROP_RUNNING = statements("sqlite", "finish")
 _UNRUN, _PARK = statements("sqlite", "unrun")
 _HELD, _DROP_WORKER, _DROP_STOPS = statements("sqlite", "rescue")
+_CRASHES_MAX = "SELECT crashes_max FROM sennit_task WHERE id = ?"
 
 
 def finish(connection: sqlite3.Connection, effects: Effects, endings: Sequence[Ending]) -> list[bool]:
@@ -127,7 +128,8 @@ def _end_attempt(connection: sqlite3.Connection, effects: Effects, ending: Endin
             counts = (attempt, failures, crashes)
             put_back(connection, effects, task_id, queue=queue, place_us=place_us, counts=counts)
         case Crashed(error=error):
-            _crash(connection, effects, claim, error, counts=(attempt, failures, crashes + 1), history=history)
+            counts, place = (attempt, failures, crashes + 1), (queue, place_us)
+            _crash(connection, effects, claim, error, counts=counts, history=history, place=place)
         case _:
             assert_never(ending)
     return True
@@ -141,13 +143,12 @@ def _crash(
     *,
     counts: tuple[int, int, int],
     history: tuple[int | None, int | None],
+    place: tuple[str, int],
 ) -> None:
-    """An attempt's process died; the task is ready again, or poison."""
+    """An attempt's process died; the task is ready again at its old `place` (queue, order_us), or poison."""
     note(connection, effects, claim, "crashed", history=history, error=error)
     effects.counts["crashed"] += 1
-    queue, priority, thread_id, crashes_max = connection.execute(
-        "SELECT queue, priority, thread_id, crashes_max FROM sennit_task WHERE id = ?", (claim.task_id,)
-    ).fetchone()
+    crashes_max = connection.execute(_CRASHES_MAX, (claim.task_id,)).fetchone()[0]
     if counts[2] >= crashes_max:
         poison = ErrorInfo(
             kind="poison",
@@ -156,20 +157,19 @@ def _crash(
         )
         end(connection, effects, claim.task_id, State.FAILED, poison, counts=counts, history=history)
     else:
-        make_ready(
-            connection, effects, claim.task_id, queue=queue, priority=priority, thread_id=thread_id, counts=counts
-        )
+        put_back(connection, effects, claim.task_id, queue=place[0], place_us=place[1], counts=counts)
 
 
 def rescue(connection: sqlite3.Connection, effects: Effects, worker_id: int, message: str) -> list[Claim]:
     """Take back all a dead worker held, each as one crash, and forget the worker."""
     held = connection.execute(_HELD, (worker_id,)).fetchall()
     error = ErrorInfo(kind="crash", message=message)
-    claims = [Claim(row[0], row[1]) for row in held]
-    for claim, row in zip(claims, held, strict=True):
+    claims = []
+    for task_id, attempt, failures, crashes, started_us, *place in held:
+        claims.append(claim := Claim(task_id, attempt))
         connection.execute(_DROP_RUNNING, claim)
-        counts = (row[1], row[2], row[3] + 1)
-        _crash(connection, effects, claim, error, counts=counts, history=(worker_id, row[4]))
+        counts, history = (attempt, failures, crashes + 1), (worker_id, started_us)
+        _crash(connection, effects, claim, error, counts=counts, history=history, place=tuple(place))
     connection.execute(_DROP_WORKER, (worker_id,))
     connection.execute(_DROP_STOPS, (worker_id,))
     return claims

@@ -20,7 +20,7 @@ from sennit.store.moves.end import stop
 from sennit.store.moves.place import READY, TIMER, Tags
 from sennit.store.sql import statements
 
-_TASK, _EDGE, _WAITING, _DEADLINE, _READY_RANGE = statements("sqlite", "submit")
+_TASK, _EDGE, _WAITING, _DEADLINE, _PLAIN_TASK, _READY_RANGE = statements("sqlite", "submit")
 
 _STATE = "SELECT state FROM sennit_task WHERE id = ?"
 _BY_KEY = "SELECT id, state FROM sennit_task WHERE handler = ? AND key = ?"
@@ -36,12 +36,38 @@ def submit(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Tas
     """
     if not specs:
         return []
-    if all(not s.parents and s.key is None and s.child_key is None for s in specs):
+    if _is_fan_out(specs):
+        _insert_fan_out(connection, effects, specs)
+    elif all(not s.parents and s.key is None and s.child_key is None for s in specs):
         _insert(connection, effects, specs)
     else:
         for spec in _in_order(specs):
             _submit_one(connection, effects, spec)
     return [s.ref.id for s in specs]
+
+
+def _is_fan_out(specs: Sequence[TaskSpec]) -> bool:
+    """True for many calls of one handler with nothing special about them, and ids without a gap."""
+    first, n = specs[0], len(specs)
+    if n == 1 or specs[-1].ref.id - first.ref.id != n - 1:
+        return False
+    kinds = {
+        (s.handler, s.queue, s.priority, s.parents, s.key, s.child_key, s.thread_id, s.delay_us, s.deadline_us, s.queue_timeout_us)
+        for s in specs
+    }  # fmt: skip
+    plain = (first.handler, first.queue, first.priority, (), None, None, None, 0, 0, 0)
+    return kinds == {plain} and [s.ref.id for s in specs] == list(range(first.ref.id, first.ref.id + n))
+
+
+def _insert_fan_out(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
+    """Write a fan-out: half the columns to bind, and one statement that makes the whole range ready."""
+    now_us, first = effects.now_us, specs[0]
+    rows = [(s.ref.id, s.handler, s.queue, s.priority, s.payload, s.options, s.crashes_max, now_us) for s in specs]
+    connection.executemany(_PLAIN_TASK, rows)
+    place = {"place_us": order_us(first.priority, now_us=now_us), "first": first.ref.id, "last": specs[-1].ref.id}
+    connection.execute(_READY_RANGE, place)
+    effects.counts["submitted"] += len(specs)
+    effects.ready.add(first.queue)
 
 
 def _in_order(specs: Sequence[TaskSpec]) -> list[TaskSpec]:
@@ -133,16 +159,7 @@ def _insert(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Ta
 
 def _place(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
     """Put tasks without open parents into `ready` or `timer`."""
-    now_us, first, last = effects.now_us, specs[0].ref.id, specs[-1].ref.id
-    alike = {(s.queue, s.priority, s.thread_id, s.delay_us) for s in specs} == {
-        (specs[0].queue, specs[0].priority, None, 0)
-    }
-    if alike and len(specs) > 1 and [s.ref.id for s in specs] == list(range(first, last + 1)):
-        # One fan-out: the whole range in one statement, 1 µs less per task than binding each row.
-        place_us = order_us(specs[0].priority, now_us=now_us)
-        connection.execute(_READY_RANGE, {"place_us": place_us, "first": first, "last": last})
-        effects.ready.add(specs[0].queue)
-        return
+    now_us = effects.now_us
     later = [(now_us + s.delay_us, s.ref.id, 0, 0, 0, "delay") for s in specs if s.delay_us]
     if later:
         connection.executemany(TIMER, later)

@@ -1,8 +1,6 @@
 -- rescue: running -> ready | failed (poison), all that one dead worker held.
 
-SELECT r.id, r.attempt, r.failures, r.crashes, r.started_us, t.queue, t.priority, t.thread_id, t.crashes_max
-  FROM sennit_running AS r JOIN sennit_task AS t ON t.id = r.id
- WHERE r.worker_id = ? ORDER BY r.id;
+SELECT id, attempt, failures, crashes, started_us, queue, order_us FROM sennit_running WHERE worker_id = ? ORDER BY id;
 
 DELETE FROM sennit_worker WHERE id = ?;
 

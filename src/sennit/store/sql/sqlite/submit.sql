@@ -12,6 +12,11 @@ INSERT INTO sennit_waiting (id, need) VALUES (?, ?);
 
 INSERT INTO sennit_deadline (due_us, id, kind) VALUES (?, ?, ?);
 
--- a fan-out is one range of ids with one place in the order: as one statement
+-- a fan-out: many calls of one handler, with nothing special about them
+INSERT INTO sennit_task (id, handler, queue, priority, parents, on_parent_failed, payload, options, crashes_max, delay_us,
+                         created_us)
+VALUES (?, ?, ?, ?, 0, 'fail', ?, ?, ?, 0, ?);
+
+-- … is one range of ids with one place in the order: as one statement
 INSERT INTO sennit_ready (queue, order_us, id, attempt, failures, crashes)
 SELECT queue, :place_us, id, 0, 0, 0 FROM sennit_task WHERE id BETWEEN :first AND :last;
