@@ -191,7 +191,7 @@ class App:
         return self._client.submit_in(connection, task.call(*args, **kwargs))
 
     def submit_named(self, name: str, arguments: Mapping[str, Any], **options: Unpack[SubmitOptions]) -> Handle[Any]:
-        """Hand in a task by its handler's name, as the CLI does.
+        """Hand in a task by its handler's name, for callers that have only text (a form, a webhook).
 
         Raises:
             UnknownHandler: no such handler in this app.

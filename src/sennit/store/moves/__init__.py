@@ -1,6 +1,6 @@
 """The moves of a task between SQLite's tables: functions over a connection inside an open transaction.
 
-    place ◄ end ◄ submit ◄ finish      claim      time      look
+    place, limit ◄ end ◄ submit ◄ finish ◄ time      claim      outside (cancel, resume, revive)      look (reads)
 
 Each takes `(connection, effects, …)`. They neither begin nor commit, so the writer can group them and `submit_in`
 can run them in the caller's own transaction.
