@@ -50,7 +50,7 @@ GUARDS: Final = (
     Guard("finish", 1, (f"SEARCH sennit_running USING {BY_ID}",)),
     Guard("release", 0, ("SEARCH e USING PRIMARY KEY (parent=?)",)),
     Guard(
-        "release", 4, ("SEARCH e USING PRIMARY KEY (parent=?)", f"SEARCH w USING {BY_ID}", f"SEARCH t USING {BY_ID}")
+        "release", 5, ("SEARCH e USING PRIMARY KEY (parent=?)", f"SEARCH w USING {BY_ID}", f"SEARCH t USING {BY_ID}")
     ),
     Guard("revive", 1, (f"SEARCH sennit_waiting USING {BY_ID}", "SEARCH sennit_edge USING PRIMARY KEY (parent=?)")),
     Guard("pull", 1, ("INDEX sennit_ready_id (id=?)",)),
@@ -62,6 +62,22 @@ GUARDS: Final = (
     Guard("look", 3, ("SEARCH sennit_log USING INDEX sennit_log_task (task_id=? AND seq>?)",)),
     Guard("look", 6, (f"SEARCH sennit_task USING {BY_ID}",)),
     Guard("look", 7, ("INDEX sennit_task_done (done_us>?)",)),
+    Guard("turn", 1, ("SEARCH sennit_turn USING PRIMARY KEY (thread_id=?)",)),
+    Guard("turn", 3, ("SEARCH sennit_turn USING PRIMARY KEY (thread_id=?)",)),
+    Guard("turn", 4, ("INDEX sennit_turn_id (id=?)",)),
+    Guard("turn", 9, ("INDEX sennit_turn_id (id=?)",)),
+    Guard("turn", 11, ("INDEX sennit_turn_gate (gate_us>?)", f"SEARCH w USING {BY_ID}", "INDEX sennit_turn_active")),
+    Guard("state", 1, ("INDEX sennit_state_version (thread_id=? AND name=?)",)),
+    Guard("state", 3, ("INDEX sennit_state_operation (thread_id=? AND name=? AND operation_id=?)",)),
+    Guard("state", 4, ("INDEX sennit_state_version (thread_id=? AND name=? AND version=?)",)),
+    Guard("ask", 1, ("INDEX sennit_ask_key (task_id=? AND key=?)",)),
+    Guard("ask", 7, ("INDEX sennit_ask_expiry (expires_us>? AND expires_us<?)",)),
+    Guard("ask", 9, ("INDEX sennit_ask_event (name=? AND event_key=?)",)),
+    Guard("ask", 11, ("INDEX sennit_signal_event (name=? AND event_key=?)",)),
+    Guard("ask", 14, ("INDEX sennit_ask_open (kind=?)", f"SEARCH t USING {BY_ID}")),
+    Guard("void", 1, ("INDEX sennit_ask_key (task_id=?)",)),
+    Guard("entry", 3, ("SEARCH c USING PRIMARY KEY (handler=? AND key=?)", f"SEARCH t USING {BY_ID}")),
+    Guard("entry", 5, ("INDEX sennit_cache_tag_key (handler=? AND key=?)",)),
     Guard("prune", 0, ("INDEX sennit_task_done (done_us<?)", "SEARCH e USING PRIMARY KEY (parent=?)")),
     Guard("prune", 1, ("INDEX sennit_edge_child (child=?)",)),
     Guard("prune", 4, ("SEARCH sennit_log USING INDEX sennit_log_task (task_id=?)",)),
@@ -91,6 +107,17 @@ def fill_around(connection: sqlite3.Connection) -> None:
         INSERT INTO sennit_edge SELECT id, id / 4, id % 4 FROM sennit_task WHERE state = 1;
         INSERT INTO sennit_timer SELECT id, id, 0, 0, 0, 'delay' FROM sennit_task WHERE id % 10 = 0;
         INSERT INTO sennit_deadline SELECT id, id, 'deadline' FROM sennit_task WHERE id % 10 = 0;
+        INSERT INTO sennit_turn (thread_id, seq, id, queue, held, active, gate_us)
+          SELECT id % 1000, id, id, 'q', id < 1000, id < 20, CASE WHEN id BETWEEN 20 AND 99 THEN id END
+            FROM sennit_task WHERE state = 0;
+        INSERT INTO sennit_state (thread_id, name, version, data, at_us, operation_id)
+          SELECT id % 1000, 'state', id, '{}', id, CASE WHEN id % 2 THEN id END FROM sennit_task;
+        INSERT INTO sennit_ask (task_id, key, kind, name, event_key, spec, assignee, state, created_us, expires_us)
+          SELECT id, 'k', CASE WHEN id % 2 THEN 'ask' ELSE 'event' END, id % 10, id, '{}', '',
+                 CASE WHEN id % 10 THEN 'answered' ELSE 'open' END, id, id FROM sennit_task;
+        INSERT INTO sennit_signal (name, event_key, payload, at_us) SELECT id % 10, id, '1', id FROM sennit_task;
+        INSERT INTO sennit_cache SELECT 'h', id, id FROM sennit_task;
+        INSERT INTO sennit_cache_tag SELECT id % 10, 'h', id FROM sennit_task;
         INSERT INTO sennit_log (task_id, attempt, at_us, level, text) SELECT id % 100, 1, id, 'info', '' FROM sennit_task;
         """
     )

@@ -1,334 +1,202 @@
 """Both stores, driven with the same operations at the same times, answer the same and hold the same tasks.
 
-The memory store is the model: small enough to read, checked against the table of moves. Whatever sequence hypothesis
-finds in which SQLite does otherwise is a bug in one of them, or a sentence missing in the protocol.
+`stores_side_by_side` has the machine for tasks; here it learns of threads, questions and admission, and runs.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
 
-from sennit.errors import CyclicDependency, DuplicateKey, SennitError, SubmitError, UnknownDependency
-from sennit.model.lifecycle import State
-from sennit.model.task import (
-    AttemptView,
-    Cancelled,
-    Claim,
-    Crashed,
-    Ending,
-    ErrorInfo,
-    Failed,
-    GivenBack,
-    Parked,
-    Ref,
-    Retried,
-    Slept,
-    Succeeded,
-    TaskSpec,
-    TaskView,
-    WorkerInfo,
-)
-from sennit.store.memory import MemoryStore
+from sennit.model.admission import Entry
+from sennit.model.task import Parked, Succeeded
+from sennit.model.thread import CONFIG, STATE, Answer, AskSpec, AskState, AskView, Decision, StateView, StateWrite
 from sennit.store.protocol import Store
-from sennit.store.sqlite import SqliteStore
 from sennit.sync.ack import Ack
-from sennit.testing.clock import VirtualClock
-from sennit.testing.contract_tools import BOOM, Recorder, got, running_loop
+from sennit.testing.contract_tools import got
+from tests.contract.stores_side_by_side import QUEUES, THREADS, StoresMachine, agree, pick, seconds
 
-T = TypeVar("T")
+ALL_STATES: tuple[AskState, ...] = ("open", "answered", "denied", "expired", "void")
+KEYS, EVENT_KEYS = "abc", "12"
 
-SECOND_US = 1_000_000
-LEASE_US = 40 * SECOND_US
-QUEUES = ("q", "r")
-
-# Which of several policies ended a task first is free, and so is its wording.
-POLICIES = frozenset({"parent_failed", "parent_cancelled", "deadline", "queue_timeout"})
-REFUSALS = frozenset(error.__name__ for error in (UnknownDependency, CyclicDependency, DuplicateKey))
-
-pick = st.integers(0, 10**6)
-seconds = st.integers(1, 20).map(lambda s: s * SECOND_US)
-plain = st.fixed_dictionaries(
+entries = st.builds(
+    Entry,
+    on_busy=st.sampled_from(["enqueue", "reject", "interrupt", "rollback"]),
+    queue_max=st.sampled_from([0, 2, 4]),
+    on_full=st.sampled_from(["reject", "shed"]),
+    cache_us=st.sampled_from([0, 0, 5_000_000]),
+    cache_key=st.sampled_from("mn"),
+    cache_tags=st.lists(st.sampled_from("uv"), max_size=2, unique=True).map(tuple),
+)
+entering = st.fixed_dictionaries(
     {"queue": st.sampled_from(QUEUES), "priority": st.integers(0, 3)},
-    optional={
-        "thread_id": st.sampled_from("xy"),
-        "delay_us": seconds,
-        "queue_timeout_us": seconds,
-        "deadline_us": seconds,
-        "crashes_max": st.integers(1, 2),
-    },
+    optional={"thread_id": st.sampled_from(THREADS)},
 )
-keyed = st.fixed_dictionaries(
-    {"key": st.sampled_from("kl"), "on_conflict": st.sampled_from(["existing", "reject", "replace"])},
-    optional={"queue": st.sampled_from(QUEUES), "delay_us": seconds},
-)
-linked = st.fixed_dictionaries(
+writes = st.fixed_dictionaries(
     {
-        "on_parent_failed": st.sampled_from(["fail", "run", "cancel"]),
-        "stored": st.lists(pick, max_size=2),
-        "inside": st.lists(pick, max_size=2),
-    },
-    optional={"delay_us": seconds, "queue": st.sampled_from(QUEUES)},
+        "thread_id": st.sampled_from(THREADS),
+        "name": st.sampled_from([STATE, STATE, CONFIG]),
+        "ahead": st.sampled_from([0, 0, 0, 0, 1, -1]),
+        "data": st.sampled_from([b"1", b"2", b"3"]),
+        "operation_id": st.sampled_from([None, None, "o", "p"]),
+    }
 )
-child = st.fixed_dictionaries(
-    {"waits_for": st.integers(-3, 10**6), "on_parent_failed": st.sampled_from(["fail", "run", "cancel"])},
-    optional={
-        "child_key": st.sampled_from("cd"),
-        "key": st.sampled_from("kl"),
-        "on_conflict": st.sampled_from(["existing", "reject", "replace"]),
-    },
+questions = st.builds(
+    AskSpec,
+    key=st.sampled_from(KEYS),
+    expires_us=st.one_of(st.just(0), seconds),
+    on_expire=st.sampled_from(["fail", "default", "escalate"]),
+    default=st.just(msgspec.Raw(b'"default"')),
+    assignee=st.sampled_from(["", "ann"]),
+    escalate_to=st.just("boss"),
+)
+waits = st.builds(
+    AskSpec,
+    key=st.sampled_from(KEYS),
+    kind=st.just("event"),
+    name=st.just("paid"),
+    event_key=st.sampled_from(EVENT_KEYS),
+    expires_us=st.one_of(st.just(0), seconds),
+)
+asks = st.lists(st.one_of(questions, questions, waits), min_size=1, max_size=3, unique_by=lambda spec: spec.key)
+decisions = st.lists(
+    st.tuples(pick, st.sampled_from(["answered", "denied"]), st.sampled_from([None, None, 0, 1])),
+    min_size=1,
+    max_size=3,
 )
 
 
-def why(error: ErrorInfo | None) -> str | None:
-    """Return what of a reason both stores must agree on."""
-    if error is None:
-        return None
-    return "policy" if error.kind in POLICIES else "refused" if error.kind in REFUSALS else error.kind
+def asked(view: AskView) -> tuple[Any, ...]:
+    """Return what of a question both stores must agree on: all but its id."""
+    return msgspec.structs.astuple(view)[1:]
 
 
-def shown(view: TaskView) -> tuple[Any, ...]:
-    """Return what of a task both stores must agree on."""
-    error = why(view.error)
-    running = (view.worker_id, view.started_us) if view.state is State.RUNNING else None
-    reason = view.reason if view.state in (State.SCHEDULED, State.SUSPENDED) else None
-    counts = (view.attempt, view.failures, view.crashes, view.waiting_for)
-    return (
-        *(view.id, view.state, view.handler, view.queue, view.priority, view.key, view.thread_id, view.parent_id),
-        *(view.created_us, view.due_us, view.done_us, error, running, reason, counts),
-    )
+def all_asks(store: Store) -> list[AskView]:
+    """Return every question there is or was."""
+    return got(store.asks(states=ALL_STATES, limit=10**6))
 
 
-def past(view: AttemptView) -> tuple[Any, ...]:
-    """Return what of an attempt both stores must agree on."""
-    return view.attempt, view.outcome, view.worker_id, view.started_us, view.ended_us, why(view.error)
+class ThreadsMachine(StoresMachine):
+    """The same, with state, questions, events and bounds."""
 
+    # ------------------------------------------------------------ admission
 
-class StoresMachine(RuleBasedStateMachine):
-    """Two processes at each store; every operation goes to both."""
+    @rule(process=st.integers(0, 1), entry=entries, tasks=st.lists(entering, min_size=1, max_size=3))
+    def submit_with_entry(self, process: int, entry: Entry, tasks: list[dict[str, Any]]) -> None:
+        if entry.on_busy != "enqueue" and (entry.queue_max or entry.cache_us):
+            del tasks[1:]  # whether one task of a batch clears its thread before another is looked at is free
+        self.submit(process, lambda: [self.spec(**options, entry=entry) for options in tasks], batch=len(tasks))
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock = VirtualClock()
-        self.next_id = self.next_worker_id = 1
-        self.ids: list[int] = []
-        self.claims: list[Claim] = []
-        self.workers = [0, 0]
-        self.stack = ExitStack()
-        self.loop = self.stack.enter_context(running_loop())
-        folder = Path(tempfile.mkdtemp(prefix="sennit-model-"))
-        self.stack.callback(shutil.rmtree, folder)
-        memory = MemoryStore(now_us=self.clock.now_us)
-        self.pairs: list[tuple[Store, ...]] = [
-            (
-                memory.connect(),
-                SqliteStore(folder / "tasks.db", durability="normal", now_us=self.clock.now_us),
-            )
-            for _ in range(2)
-        ]
-        for pair in self.pairs:
-            for store in pair:
-                self.stack.callback(store.close)
-
-    def both(self, process: int, call: Callable[[Store], Ack[T]]) -> T | str:
-        """Do the same at each store and compare; return the answer, or the name of the error."""
-        answers: list[T | str] = []
-        for store in self.pairs[process]:
-            try:
-                answers.append(got(call(store)))
-            except SubmitError:
-                answers.append("refused")  # which of several faults is named is free
-            except SennitError as error:
-                answers.append(type(error).__name__)
-        assert answers[0] == answers[1]
-        return answers[0]
-
-    def with_specs(self, process: int, call: Callable[[Store], Ack[T]], *, specs: int) -> T | str:
-        """Do a `call` that makes new specs; every store gets Refs of its own, since it may write to them."""
-        first_id = self.next_id
-
-        def call_with_the_same_ids(store: Store) -> Ack[T]:
-            self.next_id = first_id
-            return call(store)
-
-        answer = self.both(process, call_with_the_same_ids)
-        self.next_id = first_id + specs
-        stored = {view.id for view in got(self.pairs[0][0].tasks(limit=specs)) if view.id >= first_id}
-        self.ids += sorted(stored)
-        return answer
-
-    def submit(self, process: int, make: Callable[[], list[TaskSpec]], *, batch: int) -> None:
-        """Hand in a batch."""
-        self.with_specs(process, lambda store: store.submit(make()), specs=batch)
-
-    def spec(self, **options: Any) -> TaskSpec:
-        task_id, self.next_id = self.next_id, self.next_id + 1
-        return TaskSpec(**{"handler": "h", "queue": "q", "payload": b"%d" % task_id} | options, ref=Ref(task_id))
-
-    # ------------------------------------------------------------ the operations
-
-    @initialize()
-    def join(self) -> None:
-        for process in range(2):
-            self.join_one(process)
-
-    def join_one(self, process: int) -> None:
-        worker = WorkerInfo(id=self.next_worker_id, pid=1, host="h", boot_id="b")
-        self.next_worker_id += 1
-        self.workers[process] = worker.id
-        self.both(process, lambda store: store.join(worker, Recorder(), self.loop, lease_us=LEASE_US))
-
-    @rule(process=st.integers(0, 1), tasks=st.lists(plain, min_size=1, max_size=4))
-    def submit_plain(self, process: int, tasks: list[dict[str, Any]]) -> None:
-        self.submit(process, lambda: [self.spec(**options) for options in tasks], batch=len(tasks))
-
-    @rule(process=st.integers(0, 1), options=keyed)
-    def submit_keyed(self, process: int, options: dict[str, Any]) -> None:
-        self.submit(process, lambda: [self.spec(**options)], batch=1)
-
-    @rule(process=st.integers(0, 1), tasks=st.lists(linked, min_size=1, max_size=5), reverse=st.booleans())
-    def submit_graph(self, process: int, tasks: list[dict[str, Any]], *, reverse: bool) -> None:
-        def make() -> list[TaskSpec]:
-            specs: list[TaskSpec] = []
-            for task in tasks:
-                options = {k: v for k, v in task.items() if k not in {"stored", "inside"}}
-                parents = {self.ids[n % len(self.ids)] for n in task["stored"] if self.ids}
-                parents |= {specs[n % len(specs)].ref.id for n in task["inside"] if specs}
-                specs.append(self.spec(**options, parents=tuple(Ref(p) for p in sorted(parents))))
-            return specs[::-1] if reverse else specs
-
-        self.submit(process, make, batch=len(tasks))
-
-    @rule(process=st.integers(0, 1), queue=st.sampled_from(QUEUES), n=st.integers(1, 4))
-    def claim(self, process: int, queue: str, n: int) -> None:
-        tasks = self.both(process, lambda store: store.claim(self.workers[process], queue, n))
-        assert not isinstance(tasks, str)
-        self.claims += [task.claim for task in tasks]
-
-    @precondition(lambda self: self.claims)
     @rule(
         process=st.integers(0, 1),
-        which=st.lists(st.tuples(pick, st.sampled_from(["ok", "ok", "fail", "retry", "sleep", "park", "back", "crash", "cancel"])), min_size=1, max_size=3),
-        after_us=seconds,
-    )  # fmt: skip
-    def finish(self, process: int, which: list[tuple[int, str]], after_us: int) -> None:
-        endings = [self.ending(self.claims[-1 - n % len(self.claims)], how, after_us) for n, how in which]
+        tags=st.lists(st.sampled_from("uv"), max_size=2),
+        keys=st.lists(st.tuples(st.just("h"), st.sampled_from("mn")), max_size=2),
+    )
+    def invalidate(self, process: int, tags: list[str], keys: list[tuple[str, str]]) -> None:
+        self.both(process, lambda store: store.invalidate(tags=tags, keys=keys))
+
+    # ------------------------------------------------------------ state
+
+    def versions(self, drawn: list[dict[str, Any]]) -> list[StateWrite]:
+        """Return writes that follow on the present versions, but for those that are drawn to conflict."""
+        made: dict[tuple[str, str], int] = {}
+        result = []
+        for options in drawn:
+            chain = options["thread_id"], options["name"]
+            if chain not in made:
+                made[chain] = got(self.pairs[0][0].state(*chain)).version
+            ahead = options["ahead"]
+            rest = {k: v for k, v in options.items() if k != "ahead"}
+            result.append(StateWrite(expected=max(made[chain] + ahead, 0), **rest))
+            made[chain] += 1
+        return result
+
+    @rule(process=st.integers(0, 1), drawn=st.lists(writes, min_size=1, max_size=3))
+    def write(self, process: int, drawn: list[dict[str, Any]]) -> None:
+        new = self.versions(drawn)
+        self.both(process, lambda store: store.write_states(new))
+
+    @precondition(lambda self: self.claims)
+    @rule(process=st.integers(0, 1), n=pick, drawn=st.lists(writes, min_size=1, max_size=2))
+    def write_under_a_claim(self, process: int, n: int, drawn: list[dict[str, Any]]) -> None:
+        new, claim = self.versions(drawn), self.claims[-1 - n % len(self.claims)]
+        self.both(process, lambda store: store.write_states(new, claim=claim))
+
+    @precondition(lambda self: self.claims)
+    @rule(process=st.integers(0, 1), which=st.lists(pick, min_size=1, max_size=2), drawn=st.lists(writes, max_size=3))
+    def finish_with_writes(self, process: int, which: list[int], drawn: list[dict[str, Any]]) -> None:
+        new = tuple(self.versions(drawn))
+        endings = [Succeeded(self.claims[-1 - n % len(self.claims)], b"1", writes=new) for n in which]
         self.both(process, lambda store: store.finish(endings))
 
-    @precondition(lambda self: self.claims)
-    @rule(process=st.integers(0, 1), which=st.lists(pick, min_size=1, max_size=3), tasks=st.lists(child, max_size=3))
-    def finish_with_children(self, process: int, which: list[int], tasks: list[dict[str, Any]]) -> None:
-        claims = [self.claims[-1 - n % len(self.claims)] for n in which]
+    @rule(process=st.integers(0, 1), thread_id=st.sampled_from(THREADS))
+    def forget(self, process: int, thread_id: str) -> None:
+        self.both(process, lambda store: store.forget_thread(thread_id))
 
-        def children(claim: Claim) -> tuple[TaskSpec, ...]:
-            return tuple(self.child(claim, **options) for options in tasks)
-
-        specs = len(claims) * len(tasks)
-        self.with_specs(
-            process, lambda store: store.finish([Succeeded(c, b"1", children(c)) for c in claims]), specs=specs
-        )
+    # ------------------------------------------------------------ questions
 
     @precondition(lambda self: self.claims)
-    @rule(process=st.integers(0, 1), n=pick, tasks=st.lists(child, min_size=1, max_size=3))
-    def add_children(self, process: int, n: int, tasks: list[dict[str, Any]]) -> None:
-        claim = self.claims[-1 - n % len(self.claims)]
-        self.with_specs(
-            process,
-            lambda store: store.add_children(claim, [self.child(claim, **options) for options in tasks]),
-            specs=len(tasks),
-        )
+    @rule(process=st.integers(0, 1), n=pick, specs=asks)
+    def park_with_asks(self, process: int, n: int, specs: list[AskSpec]) -> None:
+        ending = Parked(self.claims[-1 - n % len(self.claims)], "ask", tuple(specs))
+        self.both(process, lambda store: store.finish([ending]))
 
-    def child(self, claim: Claim, *, waits_for: int, **options: Any) -> TaskSpec:
-        """Return a child of an attempt; it may wait for any task, for its own, or for one that is not there."""
-        parents = [claim.task_id, 10**12, *self.ids]
-        after = () if waits_for < 0 else (Ref(parents[waits_for % len(parents)]),)
-        return self.spec(**options, parents=after, parent_id=claim.task_id)
+    @rule(process=st.integers(0, 1), drawn=decisions)
+    def answer(self, process: int, drawn: list[tuple[int, Any, int | None]]) -> None:
+        def decide(store: Store) -> Ack[list[AskView]]:
+            views = all_asks(store)  # each store has ids of its own
+            chosen = [(views[n % len(views)], state, behind) for n, state, behind in drawn if views]
+            return store.answer(
+                [
+                    Decision(
+                        ask_id=view.id,
+                        answer=Answer(state=state, by=f"{n}"),
+                        version=None if behind is None else view.version - behind,
+                    )
+                    for n, (view, state, behind) in enumerate(chosen)
+                ]
+            )
 
-    def ending(self, claim: Claim, how: str, after_us: int) -> Ending:
-        due_us = self.clock.now_us() + after_us
-        endings: dict[str, Ending] = {
-            "ok": Succeeded(claim, b"%d" % claim.task_id),
-            "fail": Failed(claim, BOOM),
-            "retry": Retried(claim, due_us, BOOM),
-            "sleep": Slept(claim, due_us),
-            "park": Parked(claim, "ask"),
-            "back": GivenBack(claim),
-            "crash": Crashed(claim, ErrorInfo(kind="crash")),
-            "cancel": Cancelled(claim, "no"),
-        }
-        return endings[how]
+        self.both(process, decide, seen=lambda views: [asked(view) for view in views])
 
-    @precondition(lambda self: self.claims)
-    @rule(process=st.integers(0, 1), n=pick, key=st.sampled_from("st"), result=st.sampled_from([b"1", b"2"]))
-    def save_step(self, process: int, n: int, key: str, result: bytes) -> None:
-        claim = self.claims[-1 - n % len(self.claims)]
-        self.both(process, lambda store: store.save_step(claim, key, result))
-
-    @precondition(lambda self: self.ids)
-    @rule(
-        process=st.integers(0, 1),
-        which=st.lists(pick, min_size=1, max_size=4),
-        how=st.sampled_from(["cancel", "revive", "resume"]),
-    )
-    def from_outside(self, process: int, which: list[int], how: str) -> None:
-        task_ids = [self.ids[n % len(self.ids)] for n in which]
-        self.both(process, lambda store: getattr(store, how)(task_ids))
-
-    @rule(process=st.integers(0, 1), seconds=st.integers(0, 15))
-    def time_passes(self, process: int, seconds: int) -> None:
-        self.clock.advance(seconds)
-        self.both(process, lambda store: store.fire())
-
-    @rule(process=st.integers(0, 1))
-    def heartbeat(self, process: int) -> None:
-        self.both(process, lambda store: store.heartbeat(self.workers[process], LEASE_US))
-
-    @rule(process=st.integers(0, 1))
-    def die_and_start_again(self, process: int) -> None:
-        self.both(process, lambda store: store.leave())
-        self.both(1 - process, lambda store: store.rescue(self.workers[process]))
-        self.join_one(process)
-
-    @rule(process=st.integers(0, 1), age_us=seconds, limit=st.integers(1, 3))
-    def prune(self, process: int, age_us: int, limit: int) -> None:
-        self.both(process, lambda store: store.prune(before_us=self.clock.now_us() - age_us, limit=limit))
+    @rule(process=st.integers(0, 1), event_key=st.sampled_from(EVENT_KEYS), payload=st.sampled_from([b"1", b"2"]))
+    def signal(self, process: int, event_key: str, payload: bytes) -> None:
+        self.both(process, lambda store: store.signal("paid", event_key, payload))
 
     # ------------------------------------------------------------ what always holds
 
     @invariant()
-    def both_hold_the_same_tasks(self) -> None:
-        memory, sqlite = ([shown(v) for v in got(store.tasks(limit=10**6))] for store in self.pairs[0])
-        assert memory == sqlite
+    def both_have_the_same_questions(self) -> None:
+        agree(*([asked(view) for view in all_asks(store)] for store in self.pairs[0]))
 
-    def teardown(self) -> None:
-        """What is too slow to look at after every step is looked at after the last: a wrong count stays wrong."""
-        try:
-            self.both(1, lambda store: store.counts())
-            self.both_tell_the_same_history()
-            self.both_are_sound()
-        finally:
-            self.stack.close()
+    @invariant()
+    def both_remember_the_same(self) -> None:
+        for thread_id in THREADS:
+            self.both(0, lambda store, t=thread_id: store.state_history(t))  # type: ignore[misc]
 
-    def both_tell_the_same_history(self) -> None:
-        for task_id in self.ids:
-            memory, sqlite = ([past(a) for a in got(store.attempts(task_id))] for store in self.pairs[0])
-            assert memory == sqlite
+    @precondition(lambda self: self.ids)
+    @rule(process=st.integers(0, 1), n=pick)
+    def look_at_the_line(self, process: int, n: int) -> None:
+        task_id = self.ids[n % len(self.ids)]
+        self.both(process, lambda store: store.position(task_id))
+        self.both(
+            process, lambda store: store.threads(), seen=lambda views: sorted(views, key=lambda view: view.thread_id)
+        )
 
-    def both_are_sound(self) -> None:
-        assert self.both(0, lambda store: store.verify()) == []
-        ledger = self.both(0, lambda store: store.ledger())
-        assert not isinstance(ledger, str)
-        assert ledger.balanced, msgspec.structs.asdict(ledger)
+    def compare_the_end(self) -> None:
+        super().compare_the_end()
+        for chain in [(thread_id, name) for thread_id in THREADS for name in (STATE, CONFIG)]:
+            memory: Any = self.both(0, lambda store, c=chain: store.state(*c))  # type: ignore[misc]
+            assert isinstance(memory, StateView)
+            for version in range(memory.version + 2):
+                self.both(1, lambda store, c=chain, v=version: store.state(*c, version=v), seen=lambda s: s.data)  # type: ignore[misc]
 
 
-StoresMachine.TestCase.settings = settings(stateful_step_count=40)
+StoresMachine.TestCase.settings = settings(stateful_step_count=40, max_examples=60)
+ThreadsMachine.TestCase.settings = settings(stateful_step_count=40, max_examples=60)
 TestTheStoresAgree = StoresMachine.TestCase
+TestTheStoresAgreeOnThreads = ThreadsMachine.TestCase

@@ -20,6 +20,23 @@ class SlotsMachine(RuleBasedStateMachine):
         self.order = Counter(self.slots.all_free())
         self.active: list[str] = []
         self.waiting: list[str] = []
+        self.held_back = False
+
+    def raise_order(self, queue: str, n: int) -> None:
+        if not self.held_back:
+            self.order[queue] += n
+
+    @precondition(lambda self: not self.held_back)
+    @rule()
+    def the_order_is_cancelled(self) -> None:
+        self.held_back = True
+        self.order.clear()
+
+    @precondition(lambda self: self.held_back)
+    @rule()
+    def what_is_free_is_ordered_again(self) -> None:
+        self.held_back = False
+        self.order = Counter(self.slots.unordered())
 
     @precondition(lambda self: self.order.total())
     @rule(chance=st.integers(0, 10**6))
@@ -33,14 +50,14 @@ class SlotsMachine(RuleBasedStateMachine):
     @rule(chance=st.integers(0, 10**6))
     def a_body_ends(self, chance: int) -> None:
         queue = self.active.pop(chance % len(self.active))
-        self.order[queue] += self.slots.free(queue)
+        self.raise_order(queue, self.slots.free(queue))
 
     @precondition(lambda self: self.active)
     @rule(chance=st.integers(0, 10**6))
     def a_body_begins_to_wait(self, chance: int) -> None:
         queue = self.active.pop(chance % len(self.active))
         self.waiting.append(queue)
-        self.order[queue] += self.slots.lend(queue)
+        self.raise_order(queue, self.slots.lend(queue))
 
     @precondition(lambda self: self.waiting)
     @rule(chance=st.integers(0, 10**6))
@@ -64,12 +81,16 @@ class SlotsMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_ordered_and_held_never_exceeds_the_slots_lent_or_not(self) -> None:
+        if self.held_back:
+            return
         for queue, kept in self.slots.statistics().items():
             assert self.order[queue] + kept.held == kept.slots + kept.lent + kept.owed
             assert self.order[queue] <= kept.slots
 
     @invariant()
     def no_slot_is_lost(self) -> None:
+        if self.held_back:
+            return
         for queue, kept in self.slots.statistics().items():
             if not kept.held:
                 assert self.order[queue] == kept.slots

@@ -13,7 +13,7 @@ import pytest
 from sennit.errors import SettingsError, UsageError
 from sennit.store.wakeup import Bell, Hint, ring
 
-ALL = Hint.READY | Hint.DONE | Hint.STOP | Hint.TIMER | Hint.PEER
+ALL = 255
 KINDS = pytest.mark.parametrize("abstract", [True, False], ids=["abstract", "socket file"])
 
 

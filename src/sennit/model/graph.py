@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
+from heapq import heappop, heappush
 
 from sennit.errors import CyclicDependency
 
@@ -19,7 +20,7 @@ def parents_outside(parents: Mapping[int, Iterable[int]]) -> set[int]:
 
 
 def order_batch(parents: Mapping[int, Iterable[int]]) -> list[int]:
-    """Return the ids of a batch, each after its parents in the batch.
+    """Return the ids of a batch, each after its parents in the batch, and otherwise in the order they came.
 
     Args:
         parents: task id → ids it waits for; ids outside the batch are ignored.
@@ -32,6 +33,16 @@ def order_batch(parents: Mapping[int, Iterable[int]]) -> list[int]:
         return list(inside)
     sorter = TopologicalSorter({i: [p for p in group if p in inside] for i, group in parents.items()})
     try:
-        return list(sorter.static_order())
+        sorter.prepare()
     except CycleError as error:
         raise CyclicDependency(tuple(error.args[1])) from None
+    ids = list(inside)
+    place = {i: n for n, i in enumerate(ids)}
+    ordered: list[int] = []
+    free: list[int] = []
+    while sorter.is_active():
+        for i in sorter.get_ready():
+            heappush(free, place[i])
+        ordered.append(ids[heappop(free)])
+        sorter.done(ordered[-1])
+    return ordered

@@ -6,6 +6,7 @@
                                           │                 ├──► suspended ──answer / event──► ready
                                           └──lease lost─────┘
     cancel: any live state ─► cancelled
+    hold back: ready ─► waiting, in the same transaction, while its thread's turn or a room under threads_max is taken
 
 A store keeps no state column for open tasks: each live state *is* a narrow table (`TABLES`), and a move deletes the
 row from one and inserts it into another in one transaction. Stores are checked against this table by the contract
@@ -57,6 +58,7 @@ class Event(StrEnum):
     DEADLINE = "deadline"
     CANCEL = "cancel"
     REVIVE = "revive"
+    HOLD_BACK = "hold_back"
 
 
 ENDED: Final = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
@@ -93,6 +95,7 @@ MOVES: Final = {
     (State.SUSPENDED, Event.RESUME): State.READY,
     (State.FAILED, Event.REVIVE): State.READY,
     (State.CANCELLED, Event.REVIVE): State.READY,
+    (State.READY, Event.HOLD_BACK): State.WAITING,
     **{(state, Event.CANCEL): State.CANCELLED for state in LIVE},
     **{(state, Event.DEADLINE): State.FAILED for state in LIVE},
 }

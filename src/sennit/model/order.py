@@ -1,13 +1,12 @@
 """Who is next among the ready: one number, computed once, when a task becomes ready.
 
-    order_us = max(now, fair tag of its thread) + handicap of its priority          smallest first
+    order_us = now + handicap of its priority          smallest first
 
 *Priorities age by themselves*: a handicap is a head start in time, not a class. A `low` task that has waited ten
 minutes goes before a `normal` one submitted now, so nothing starves and no row is ever repainted.
 
-*Fairness between threads* is start-time fair queueing: each task of a `thread_id` moves that thread's tag forward by
-one quantum, so a thread that hands in 10,000 tasks queues behind itself while others pass.
-Source: Goyal, Vin, Cheng, "Start-time Fair Queuing", SIGCOMM 1996; the quantum stands for the unknown service time.
+*Threads share* without any arithmetic: of each `thread_id` at most one task is ready, so a thread that hands in 10,000
+tasks takes turns with the others.
 """
 
 from __future__ import annotations
@@ -49,16 +48,7 @@ HANDICAP_US: Final = {
 }
 HANDICAP_BY_NUMBER_US: Final = tuple(HANDICAP_US[p] for p in sorted(Priority))
 
-# One task of a thread counts as this much service. Small against the handicaps, so that a burst of one thread loses
-# its place to other threads but never to a lower priority, below about 10,000 tasks.
-THREAD_QUANTUM_US: Final = 50_000
 
-
-def order_us(priority: int, *, now_us: int, tag_us: int = 0) -> int:
+def order_us(priority: int, *, now_us: int) -> int:
     """Return the place in the ready order of a task that becomes ready at `now_us`."""
-    return max(now_us, tag_us) + HANDICAP_BY_NUMBER_US[priority]
-
-
-def next_tag_us(tag_us: int, *, now_us: int) -> int:
-    """Return the thread's fair tag after one more of its tasks has taken `tag_us`."""
-    return max(tag_us, now_us) + THREAD_QUANTUM_US
+    return now_us + HANDICAP_BY_NUMBER_US[priority]

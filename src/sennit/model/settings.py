@@ -1,8 +1,8 @@
 """Every knob: name with unit, default, bounds and the reason for the default.
 
 The table in docs/reference/settings.md is drawn from this class. Values come from keywords of `App`, from the
-environment (`SENNIT_SLOTS=8`) and from `sennit.toml` or `[tool.sennit]`, in that order; reading them is the job of
-`runtime`.
+environment (`SENNIT_SLOTS=8`), from `sennit.toml` or `[tool.sennit]`, and from the profile, in that order; reading them
+is the job of `runtime`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from sennit.errors import SettingsError
 
@@ -35,6 +36,13 @@ class Settings:
         SettingsError: a value is of the wrong type or out of its bounds.
     """
 
+    profile: str = _knob(
+        "",
+        unit="",
+        one_of=("", "small", "medium", "large"),
+        reason="a set of defaults for this much work: threads_max, thread_memory_bytes_max, queue_max, provider_parallel; "
+        "empty: each has its own default",
+    )
     durability: str = _knob(
         "full",
         unit="",
@@ -61,6 +69,55 @@ class Settings:
         low=1024,
         high=512 * 1024 * 1024,
         reason="arguments and results are read by every claim; large data belongs in files",
+    )
+    thread_memory_bytes_max: int = _knob(
+        0,
+        unit="bytes",
+        low=0,
+        high=2**50,
+        reason="state and config of one thread together; 0 is only payload_bytes_max for each: they are read as a whole",
+    )
+    memory_bytes_max: int = _knob(
+        0,
+        unit="bytes",
+        low=0,
+        high=2**50,
+        reason="resident memory of this process and its cpu processes above which it takes no further tasks; 0 is off, "
+        "since only you know what else runs here",
+    )
+    threads_max: int = _knob(
+        0,
+        unit="threads",
+        low=0,
+        high=10_000_000,
+        reason="conversations with a task that is ready or running, in all processes; 0 is no bound, slots are one already",
+    )
+    queue_max: int = _knob(
+        0,
+        unit="tasks",
+        low=0,
+        high=100_000_000,
+        reason="tasks of one queue that wait for a slot or their thread's turn; 0 is no bound, a row costs only disk",
+    )
+    on_full: str = _knob(
+        "block",
+        unit="",
+        one_of=("block", "reject", "shed"),
+        reason="block: a submit waits for room, which slows down whoever hands in too much; reject: it fails at once; "
+        "shed: it takes the place of waiting tasks of lower priority",
+    )
+    admission_timeout_s: float = _knob(
+        30.0, unit="s", low=0, high=86_400, reason="how long a blocking submit waits for room before it fails"
+    )
+    state_versions: int = _knob(
+        20, unit="versions", low=1, high=100_000, reason="versions of a thread's state that are kept, to look back at"
+    )
+    provider_parallel: int = _knob(
+        10,
+        unit="calls",
+        low=1,
+        high=100_000,
+        reason="calls to one provider at once, unless the provider says otherwise",
     )
     lease_s: float = _knob(
         10.0,
@@ -126,6 +183,22 @@ class Settings:
         return cls(**values)
 
 
+# Profile → the defaults it sets. More threads at once means less memory for each.
+PROFILES: Final[Mapping[str, Mapping[str, int]]] = MappingProxyType(
+    {
+        "small": MappingProxyType(
+            {"threads_max": 20, "thread_memory_bytes_max": 50_000_000, "queue_max": 100, "provider_parallel": 10}
+        ),
+        "medium": MappingProxyType(
+            {"threads_max": 100, "thread_memory_bytes_max": 30_000_000, "queue_max": 500, "provider_parallel": 20}
+        ),
+        "large": MappingProxyType(
+            {"threads_max": 200, "thread_memory_bytes_max": 20_000_000, "queue_max": 1000, "provider_parallel": 50}
+        ),
+    }
+)
+
+
 def _check(knob: Field[Any], value: object) -> None:
     """Raise SettingsError unless `value` has the type of the default and lies in the bounds."""
     meta, default = knob.metadata, knob.default
@@ -134,7 +207,8 @@ def _check(knob: Field[Any], value: object) -> None:
     if not fits or (isinstance(value, bool) and wanted is not bool):
         raise SettingsError(f"setting {knob.name} must be {wanted.__name__}, not {value!r}")
     if meta["one_of"] and value not in meta["one_of"]:
-        raise SettingsError(f"setting {knob.name} must be one of {', '.join(meta['one_of'])}, not {value!r}")
+        words = ", ".join(word or "''" for word in meta["one_of"])
+        raise SettingsError(f"setting {knob.name} must be one of {words}, not {value!r}")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         low, high = meta["low"], meta["high"]
         if value != value or (low is not None and value < low) or (high is not None and value > high):  # noqa: PLR0124 - NaN

@@ -13,9 +13,11 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from sennit.errors import SubmitError
+from sennit.model.admission import Entry
 from sennit.model.lifecycle import State
 from sennit.model.order import Priority
 from sennit.model.retry import CRASHES_MAX
+from sennit.model.thread import AskSpec, StateWrite
 
 OnParentFailed = Literal["fail", "run", "cancel"]
 OnConflict = Literal["existing", "reject", "replace"]
@@ -55,6 +57,7 @@ class TaskSpec(msgspec.Struct, kw_only=True, gc=False):
         queue_timeout_us, deadline_us: counted from submit; 0 is none. The first ends with the first claim.
         options: JSON of per-call overrides that the worker reads (`TaskOptions`), or None.
         child_key: set when a running attempt submits: the same attempt, run again, finds its child by it.
+        entry: under which conditions it may enter; None is always.
     """
 
     ref: Ref
@@ -74,6 +77,7 @@ class TaskSpec(msgspec.Struct, kw_only=True, gc=False):
     options: bytes | None = None
     parent_id: int | None = None
     child_key: str | None = None
+    entry: Entry | None = None
 
 
 class TaskOptions(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -89,6 +93,7 @@ class Claimed(msgspec.Struct, kw_only=True):
 
     Attributes:
         failures, crashes: of earlier attempts; counted apart.
+        priority: a `Priority`, as its number.
         parents: results of the parents in order, JSON; None for a parent that did not succeed.
         steps: finished steps of earlier attempts, by key.
         deadline_us: store clock, the total deadline, or None.
@@ -102,6 +107,7 @@ class Claimed(msgspec.Struct, kw_only=True):
     created_us: int
     failures: int = 0
     crashes: int = 0
+    priority: int = Priority.NORMAL
     thread_id: str | None = None
     options: bytes | None = None
     parents: tuple[bytes | None, ...] = ()
@@ -119,7 +125,7 @@ class ErrorInfo(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
     Attributes:
         kind: type name of the exception, or a policy word: `crash`, `poison`, `deadline`, `queue_timeout`,
-            `parent_failed`, `parent_cancelled`, `cancelled`, `handler_missing`.
+            `parent_failed`, `parent_cancelled`, `cancelled`, `shed`, `interrupted`, `handler_missing`.
     """
 
     kind: str
@@ -137,11 +143,12 @@ class ErrorInfo(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class Succeeded(msgspec.Struct, frozen=True, tag=True):
-    """The body returned. The result, its children and the end of the attempt commit together."""
+    """The body returned. The result, its children, what it wrote to threads and the end of the attempt commit together."""
 
     claim: Claim
     result: bytes
     children: tuple[TaskSpec, ...] = ()
+    writes: tuple[StateWrite, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -168,14 +175,21 @@ class Slept(msgspec.Struct, frozen=True, tag=True):
 
 
 class Parked(msgspec.Struct, frozen=True, tag=True):
-    """It goes on when somebody resumes it; holds no slot meanwhile."""
+    """It goes on when somebody resumes it or one of `asks` is answered; holds no slot meanwhile."""
 
     claim: Claim
     reason: str
+    asks: tuple[AskSpec, ...] = ()
 
 
 class GivenBack(msgspec.Struct, frozen=True, tag=True):
     """The worker stops and hands the task back to its old place in the order; counts as nothing."""
+
+    claim: Claim
+
+
+class Preempted(msgspec.Struct, frozen=True, tag=True):
+    """It made room for a more urgent task and goes on from its finished steps; as if ready from now; counts as nothing."""
 
     claim: Claim
 
@@ -194,7 +208,7 @@ class Cancelled(msgspec.Struct, frozen=True, tag=True):
     reason: str = ""
 
 
-Ending = Succeeded | Failed | Retried | Slept | Parked | GivenBack | Crashed | Cancelled
+Ending = Succeeded | Failed | Retried | Slept | Parked | GivenBack | Preempted | Crashed | Cancelled
 
 
 # ---------------------------------------------------------------- what others see

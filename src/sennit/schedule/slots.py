@@ -70,6 +70,12 @@ class Slots:
         self._lent[queue] -= 1
         self._owed[queue] += 1
 
+    def unordered(self) -> dict[str, int]:
+        """Nothing is on order any more: return queue → how much to order now, and settle what is owed."""
+        free = {queue: n - self._held[queue] + self._lent[queue] for queue, n in self._sizes.items()}
+        self._owed = Counter({queue: -n for queue, n in free.items() if n < 0})
+        return {queue: n for queue, n in free.items() if n > 0}
+
     def serves(self, queue: str) -> bool:
         """True when this process takes tasks of `queue`."""
         return queue in self._sizes

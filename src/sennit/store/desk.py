@@ -9,40 +9,35 @@ next body one fsync apart instead of two. Everything here except `order` is touc
 from __future__ import annotations
 
 import asyncio
-import os
-import select
-import socket
 import sqlite3
-import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-
-from sennit.errors import UsageError
-from sennit.model.task import Claim, Claimed, Outcome, WorkerInfo
+from sennit.errors import LeaseLost, UsageError
+from sennit.model.task import Claim, Claimed, Ending, Outcome, TaskSpec, WorkerInfo
+from sennit.store.callers import Callers
 from sennit.store.connect import closed
 from sennit.store.effects import Effects
-from sennit.store.ids import reserve
-from sennit.store.liveness import LifeLock
+from sennit.store.membership import Membership
 from sennit.store.moves import claim as claims
-from sennit.store.moves import look, time
+from sennit.store.moves import entry, straight, time, turn
+from sennit.store.moves import finish as finishes
+from sennit.store.moves.submit import submit
 from sennit.store.order import Order
-from sennit.store.peers import Peers
 from sennit.store.protocol import Listener
-from sennit.store.wakeup import Bell, Hint, ring
+from sennit.store.wakeup import Hint, ring
 from sennit.store.watches import Watches
-from sennit.sync.ack import Ack, call_in
-from sennit.sync.clock import boot_id
+from sennit.store.writer import Settled
+from sennit.sync.ack import Ack, LoopCall, call_in
 
 if TYPE_CHECKING:
     from sennit.store.sqlite import SqliteStore
 
-_LOOK_AGAIN_MS = 1000
-_EVERYTHING = Hint.READY | Hint.DONE | Hint.STOP | Hint.TIMER | Hint.PEER
+T = TypeVar("T")
 
+_EVERYTHING = Hint(255)
 _COUNT = "UPDATE sennit_ledger SET n = n + ? WHERE name = ?"
 
 
@@ -53,106 +48,106 @@ class Desk:
         self._store = store
         self.order = Order()
         self.refused = 0  # for the ledger: an operation that raises takes its effects with it
-        self._joined = False
-        self._registering = False
-        self._folder = store.path.with_name(store.path.name + "-live")
-        self._worker: WorkerInfo | None = None
-        self._client_id = 0
-        self._lease_us = 0
-        self._lease_until_us = 0
-        self._listener: Listener | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._life: LifeLock | None = None
-        self._bell: Bell | None = None
-        self._ear: threading.Thread | None = None
-        self.peers = Peers(self._folder)
-        self._watches = Watches()
+        self.members = Membership(store.path, on_rung=self._rung, missed=lambda: self._missed)
+        self._watches = Watches(store.put, self.members.be_known)
+        self._callers = Callers()
         self._look_all = False
         self._missed = False  # a transaction failed: the next one looks at everything
         # Prepared before the commit, told after it.
         self._claimed: list[Claimed] = []
         self._taken: dict[str, int] = {}
+        self._straight: Counter[str] = Counter()
         self._left: dict[str, int] = {}
         self._stopped: list[Claim] = []
         self._rings: list[tuple[int, list[str]]] = []
-        self._met: list[WorkerInfo] = []
-
-    @property
-    def worker_id(self) -> int:
-        """This process's id in the store; 0 before it has joined."""
-        return 0 if self._worker is None else self._worker.id
+        self._pressed: list[str] = []
 
     # ------------------------------------------------------------ around one transaction
 
     def begin(self, connection: sqlite3.Connection) -> Effects:
         del connection
-        return Effects(self._store.now_us())
+        return self.effects()
+
+    def effects(self) -> Effects:
+        """Open the effects of an operation."""
+        return Effects(self._store.now_us(), self._store.bounds)
 
     def before_commit(self, connection: sqlite3.Connection, effects: list[Effects]) -> None:
         if self._missed:
-            effects.append(again := Effects(self._store.now_us()))
+            effects.append(again := self.effects())
             self._heard(connection, again, hints=_EVERYTHING)
+        if any(e.room for e in effects):
+            effects.append(admitted := self.effects())
+            turn.admit(connection, admitted)
         ready: set[str] = set().union(*(e.ready for e in effects))
         effects.append(self._serve(connection, ready))
-        counts: Counter[str] = Counter()
+        counts = Counter(refused=self.refused)
         for effect in effects:
             counts.update(effect.counts)
-        counts["refused"] += self.refused
         self.count(connection, counts)
         hints = self._leave_word(connection, effects)
+        self._watches.settle_riding(connection, now_us=effects[-1].now_us)
         self._watches.settle(connection, (i for e in effects for i in e.ended))
-        if any(self._left.get(q, 0) == 0 for q in ready):  # nobody here, or no slot left here, to take the rest
-            hints |= Hint.READY
-        if any(e.ended for e in effects):
-            hints |= Hint.DONE
-        if any(e.renewed for e in effects):
-            hints |= Hint.TIMER
-        if self._worker is None and any(e.due_us is not None for e in effects):
-            hints |= Hint.TIMER  # a client may be gone before the time comes
-        if any(e.joined for e in effects):
-            hints |= Hint.PEER | Hint.TIMER  # its lease is something that may become due
+        hints |= self._hints(effects, ready) | self._look_for_callers(connection, effects)
         if hints:
-            others = time.peers(connection, self.worker_id)
+            others = self.members.bells(connection)
             if others:
-                self._rings.append((hints, list(others.values())))
+                self._rings.append((hints, others))
             if hints & Hint.PEER:
-                self._meet(connection)
+                self.members.meet(connection)
 
     def _serve(self, connection: sqlite3.Connection, ready: set[str]) -> Effects:
         """Claim for the standing order; return what that means for others."""
-        effects = Effects(self._store.now_us())
-        worker = self._worker
-        if worker is None:
+        effects = self.effects()
+        if not self.members.is_worker:
             return effects
         self._taken = self.order.take(None if self._look_all else ready)
         self._look_all = False
+        leased = True
         for queue, n in self._taken.items():
-            tasks = claims.claim(connection, effects, worker_id=worker.id, queue=queue, n=n)
-            self._claimed += tasks
-            self._left[queue] = n - len(tasks)
-        if self._claimed:
-            self.register_again(connection, effects, worker.id, self._lease_us)
-            if effects.now_us > self._lease_until_us - self._lease_us // 2:  # it was idle, and did not beat
-                time.heartbeat(connection, effects, worker.id, self._lease_us)
-                self._lease_until_us = effects.now_us + self._lease_us
-                effects.renewed = True
+            taken = claims.claim(connection, effects, worker_id=self.members.id, queue=queue, n=n)
+            self._claimed += taken.tasks
+            self._left[queue] = n - len(taken.tasks)
+            leased = leased and taken.leased
+        if self._taken and not self._claimed:  # it goes on waiting, and must be one that others ring
+            leased = time.registered(connection, self.members.id)
+        if self._claimed or not leased:
+            self.members.has_claimed(connection, effects, leased=leased)
         return effects
 
-    def register_again(self, connection: sqlite3.Connection, effects: Effects, worker_id: int, lease_us: int) -> None:
-        """Write our own row again if we were taken for dead: what we claim from now on must have a lease."""
-        worker = self._worker
-        if worker is not None and worker.id == worker_id and not time.registered(connection, worker_id):
-            time.join(connection, effects, worker, lease_us)
-            self._lease_until_us = effects.now_us + lease_us
-            effects.renewed = True
+    def _hints(self, effects: list[Effects], ready: set[str]) -> int:
+        """Return what others must look at, beside the word that was left for them."""
+        hints = 0
+        if any(self._left.get(q, 0) == 0 for q in ready):  # nobody here, or no slot left here, to take the rest
+            hints |= Hint.READY
+        for effect in effects:
+            if effect.ended:
+                hints |= Hint.DONE
+            if effect.renewed or (self.members.worker is None and effect.due_us is not None):
+                hints |= Hint.TIMER  # a client may be gone before the time comes
+            if effect.joined:
+                hints |= Hint.PEER | Hint.TIMER  # its lease is something that may become due
+        return hints
 
-    def heartbeat(self, connection: sqlite3.Connection, effects: Effects, worker_id: int, lease_us: int) -> list[Claim]:
-        """Renew a lease, hear what was stopped meanwhile, return what is held."""
-        self.tell_stops(connection, effects)
-        self.register_again(connection, effects, worker_id, lease_us)
-        if worker_id == self.worker_id:
-            self._lease_until_us = effects.now_us + lease_us
-        return time.heartbeat(connection, effects, worker_id, lease_us)
+    def _look_for_callers(self, connection: sqlite3.Connection, effects: list[Effects]) -> int:
+        """See to those who wait for something that is no task, here; return what others must look at for theirs."""
+        hints = 0
+        if any(e.inbox for e in effects):
+            hints |= Hint.INBOX
+            self._callers.look_inbox(connection)
+        if any(e.claimed or e.ended for e in effects) and connection.execute(entry.ANY_BLOCKED).fetchone()[0]:
+            hints |= Hint.ROOM
+            self._callers.look_rooms(connection, self.members.id, None)
+        if any(e.urgent for e in effects) and self._press(connection, set[str]().union(*(e.urgent for e in effects))):
+            hints |= Hint.PRESSED
+        return hints
+
+    def _press(self, connection: sqlite3.Connection, queues: set[str]) -> bool:
+        """True when an urgent task is left in one of `queues`; our own listener is told if we have no slot for it."""
+        pressed = [q for q in queues if entry.is_pressed(connection, q)]
+        if self.members.is_worker:
+            self._pressed += [q for q in pressed if not self._left.get(q, 0) and self.order.used_up(q)]
+        return bool(pressed)
 
     def count(self, connection: sqlite3.Connection, counts: Counter[str]) -> None:
         """Add to the ledger."""
@@ -165,7 +160,7 @@ class Desk:
         others: dict[int, list[Claim]] = {}
         for effect in effects:
             for worker_id, stopped in effect.stops.items():
-                if worker_id == self.worker_id:
+                if worker_id == self.members.id:
                     self._stopped += stopped
                 else:
                     others.setdefault(worker_id, []).extend(stopped)
@@ -174,37 +169,58 @@ class Desk:
         time.post_stops(connection, others)
         return Hint.STOP
 
-    def after_commit(self, effects: list[Effects]) -> None:
+    def after_commit(self, effects: list[Effects], settled: list[Settled]) -> list[LoopCall]:
         self._missed = False
         self.order.put_back({q: n for q, n in self._left.items() if n})
-        self._watches.after_commit()
-        claimed, stopped, rings, met = self._forget()
+        settled += self._watches.after_commit()
+        self._callers.after_commit()
+        claimed, stopped, pressed, rings = self._forget()
+        met = self.members.after_commit()
+        if claimed:
+            self._watches.come([task.id for task in claimed])
+        lost = [claim.task_id for claim in stopped]
+        lost += [error.task_id for _, _, error in settled if isinstance(error, LeaseLost)]
+        if lost and self._watches.go(lost):
+            self._rung(0)
         due = [e.due_us for e in effects if e.due_us is not None]
-        if self._loop is not None and (claimed or stopped or due or met):
-            call_in(self._loop, self._tell, claimed, stopped, min(due, default=None), met)
-        for hints, addresses in rings:
-            ring(addresses, hints)
+        calls: list[LoopCall] = []
+        if self.members.loop is not None and (claimed or stopped or due or met or pressed):
+            tell = partial(self._tell, claimed, stopped, min(due, default=None), met, pressed)
+            calls.append((self.members.loop, tell))
+        if rings:
+            # Acknowledged is also rung: whoever gets an ack may end the process. What is ours need not wait for that.
+            for loop, call in calls:
+                call_in(loop, call)
+            for hints, addresses in rings:
+                ring(addresses, hints)
+            return []
+        return calls
 
     def after_rollback(self) -> None:
-        if self._registering:
-            self._worker = self._listener = self._loop = None
-            self._joined = False
+        self._missed = True  # before the ear is woken, which asks for it
+        self.members.after_rollback()
         self.order.put_back(self._taken)
+        self.order.put_back(self._straight)
         self._watches.after_rollback()
+        self._callers.after_rollback()
         self._forget()
-        self._missed = True
-        if self._bell is not None:
-            ring([self._bell.address], 0)  # the ear looks again soon, if nobody else writes before
 
-    def _forget(self) -> tuple[list[Claimed], list[Claim], list[tuple[int, list[str]]], list[WorkerInfo]]:
-        prepared = self._claimed, self._stopped, self._rings, self._met
-        self._claimed, self._stopped, self._rings, self._met = [], [], [], []
-        self._taken, self._left, self.refused, self._registering = {}, {}, 0, False
+    def _forget(self) -> tuple[list[Claimed], list[Claim], list[str], list[tuple[int, list[str]]]]:
+        prepared = self._claimed, self._stopped, self._pressed, self._rings
+        self._claimed, self._stopped, self._pressed, self._rings = [], [], [], []
+        self._taken, self._left, self._straight, self.refused = {}, {}, Counter(), 0
         return prepared
 
-    def _tell(self, claimed: list[Claimed], stopped: list[Claim], due_us: int | None, met: list[WorkerInfo]) -> None:
+    def _tell(
+        self,
+        claimed: list[Claimed],
+        stopped: list[Claim],
+        due_us: int | None,
+        met: list[WorkerInfo],
+        pressed: list[str],
+    ) -> None:
         """On the listener's loop."""
-        listener, loop = self._listener, self._loop
+        listener, loop = self.members.listener, self.members.loop
         if listener is None or loop is None:
             return
         if claimed:
@@ -214,7 +230,9 @@ class Desk:
         if due_us is not None:
             listener.on_due(due_us)
         if met:
-            self.peers.watch(met, listener, loop)
+            self.members.peers.watch(met, listener, loop)
+        for queue in pressed:
+            listener.on_pressed(queue)
 
     # ------------------------------------------------------------ joining and leaving
 
@@ -222,17 +240,10 @@ class Desk:
         """Register this process as a worker."""
 
         def operation(connection: sqlite3.Connection, effects: Effects) -> None:
-            if self._worker is not None and self._worker.role == "worker":
-                raise UsageError("this store object has joined already", fix="open a second store for a second worker")
-            try:
-                self._register(connection, effects, worker, lease_us)
-            except BaseException:
-                self._joined = False
-                raise
-            self._listener, self._loop = listener, loop
-            self._meet(connection)
+            self.members.join(connection, effects, worker, listener, loop, lease_us=lease_us)
+            entry.note_bounds(connection, self._store.bounds)
 
-        self._joined = True  # at once: an order may follow before the ack is there
+        self.members.joined = True  # at once: an order may follow before the ack is there
         return self._store.put(operation)
 
     def raise_order(self, wants: Mapping[str, int]) -> None:
@@ -241,90 +252,77 @@ class Desk:
         Raises:
             UsageError: no worker has joined here.
         """
-        if not self._joined:
+        if not self.members.joined:
             raise UsageError("a standing order needs a worker", fix="call join() first")
         self.order.add(wants)
 
-    def _register(self, connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo, lease_us: int) -> None:
-        """Take the life lock, open the bell, write the row. A client that becomes a worker gives up its first row."""
-        if self._worker is not None:
-            time.leave(connection, effects, self._worker.id)
-        elif self._life is not None:
-            self._life.release()  # of a registration that is over, or was rolled back
-            self._life = None
-        self._folder.mkdir(exist_ok=True)
-        life = LifeLock.hold(self._folder, str(worker.id))
-        try:
-            if self._bell is None:
-                self._bell = Bell.open(self._folder, str(worker.id))
-                self._ear = threading.Thread(target=self._listen, args=(self._bell,), name="sennit-ear", daemon=True)
-                self._ear.start()
-            worker = msgspec.structs.replace(worker, bell=self._bell.address, started_us=effects.now_us)
-            time.join(connection, effects, worker, lease_us)
-        except BaseException:
-            life.release()
-            raise
-        if self._life is not None:
-            self._life.release()
-        self._life, self._worker, self._registering = life, worker, True
-        self._lease_us = lease_us
-        self._lease_until_us = effects.now_us + lease_us
-
-    def _register_as_client(self, connection: sqlite3.Connection, effects: Effects) -> None:
-        """A process that waits for results needs a bell that workers can ring."""
-        self._client_id = self._client_id or reserve(connection, 1)[0]
-        client = WorkerInfo(
-            id=self._client_id, pid=os.getpid(), host=socket.gethostname(), boot_id=boot_id(), role="client"
-        )
-        self._register(connection, effects, client, 0)
-
     def leave(self) -> Ack[None]:
         """Unregister."""
-        self._joined = False
+        self.members.joined = False
         self.order.clear()
 
         def operation(connection: sqlite3.Connection, effects: Effects) -> None:
             self.order.clear()  # of what a transaction put back meanwhile
-            if self._worker is not None:
-                time.leave(connection, effects, self._worker.id)
-            if self._loop is not None:
-                call_in(self._loop, self.peers.close)
-            self._worker = self._listener = self._loop = None
+            self._watches.keep(())
+            self.members.leave(connection, effects)
 
         return self._store.put(operation)
 
     def end(self) -> None:
-        """After the last transaction: give up bell and life lock, fail the watches that wait."""
-        if self._life is not None:
-            self._life.release()
-            self._life = None
-        if self._bell is not None:
-            bell, self._bell = self._bell, None
-            ring([bell.address], 0)  # wakes the ear, which sees that it is over
-        if self._loop is not None:  # leaving failed
-            call_in(self._loop, self.peers.close)
+        """After the last transaction: give up what others know us by, fail the watches that wait."""
+        self.members.end()
         self._watches.fail(closed(self._store.path))
+        self._callers.fail(closed(self._store.path))
+
+    # ------------------------------------------------------------ what this process holds
+
+    def submit(self, connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> list[int]:
+        """Store `specs`. One that the standing order would claim at once runs without having been ready."""
+        if len(specs) == 1 and straight.is_plain(specs[0]) and self.members.is_worker:
+            claimed = self._start(connection, effects, specs[0])
+            if claimed is not None:
+                self._claimed.append(claimed)
+                return [claimed.id]
+        return submit(connection, effects, specs)
+
+    def _start(self, connection: sqlite3.Connection, effects: Effects, spec: TaskSpec) -> Claimed | None:
+        if not self.order.take_one(spec.queue):
+            return None
+        self._straight[spec.queue] += 1
+        claimed = None
+        try:
+            claimed = straight.start(connection, effects, spec, worker_id=self.members.id)
+        finally:
+            if claimed is None:
+                self._straight[spec.queue] -= 1
+                self.order.put_back({spec.queue: 1})
+        return claimed
+
+    def finish(self, endings: Sequence[Ending]) -> Ack[list[bool | None]]:
+        """Record how attempts ended."""
+        self._watches.go([ending.claim.task_id for ending in endings])
+        return self._store.put(lambda connection, effects: finishes.finish(connection, effects, endings))
+
+    def still_held(self, connection: sqlite3.Connection, claim: Claim) -> bool:
+        """Whether a write of this attempt is valid; if not, its end will not be recorded here either."""
+        held = finishes.still_held(connection, claim)
+        if not held:
+            self._watches.go([claim.task_id])
+        return held
+
+    def heartbeat(self, connection: sqlite3.Connection, effects: Effects, worker_id: int, lease_us: int) -> list[Claim]:
+        """Renew a lease, hear what was stopped meanwhile, return what is held."""
+        self._tell_stops(connection)
+        held = self.members.heartbeat(connection, effects, worker_id, lease_us)
+        if worker_id == self.members.id:
+            self._watches.keep([claim.task_id for claim in held])
+        return held
 
     # ------------------------------------------------------------ hearing
 
-    def _listen(self, bell: Bell) -> None:
-        """The ear: an OS thread that sleeps until another process rings. Ends when the bell is given up.
-
-        While the store cannot be written (full, locked) nobody may ring again for what was missed: then, and only then,
-        it looks by itself.
-        """
-        waiter = select.poll()
-        waiter.register(bell.fileno(), select.POLLIN)
-        while True:
-            if not waiter.poll(_LOOK_AGAIN_MS if self._missed else None):
-                self._store.look()
-                continue
-            hints = bell.drain()
-            if self._bell is not bell:
-                break
-            if hints:
-                self._store.put(partial(self._heard, hints=hints))
-        bell.close()
+    def _rung(self, hints: int) -> None:
+        """On the ear's OS thread; without hints it is our own wish to look again."""
+        self._store.put(partial(self._heard, hints=hints))
 
     def _heard(self, connection: sqlite3.Connection, effects: Effects, *, hints: int) -> None:
         """Look at what the hints point to."""
@@ -333,21 +331,26 @@ class Desk:
         if hints & Hint.DONE:
             self._watches.settle_others(connection, now_us=effects.now_us)
         if hints & Hint.STOP:
-            self.tell_stops(connection, effects)
+            self._tell_stops(connection)
         if hints & Hint.TIMER:
             effects.due(effects.now_us)  # the listener fires what is due and learns what is next
         if hints & Hint.PEER:
-            self._meet(connection)
+            self.members.meet(connection)
+        if hints & Hint.INBOX:
+            self._callers.look_inbox(connection)
+        if hints & Hint.ROOM:
+            self._callers.look_rooms(connection, self.members.id, None)
+        if hints & Hint.PRESSED and self.members.worker is not None:
+            self._press(connection, set(self.members.worker.queues))
 
     def look(self, connection: sqlite3.Connection, effects: Effects) -> None:
         """Look at everything."""
-        self._heard(connection, effects, hints=Hint.READY | Hint.DONE | Hint.STOP)
+        self._heard(connection, effects, hints=_EVERYTHING & ~(Hint.TIMER | Hint.PEER))
 
-    def tell_stops(self, connection: sqlite3.Connection, effects: Effects) -> None:
+    def _tell_stops(self, connection: sqlite3.Connection) -> None:
         """Take the word that other processes left for us."""
-        del effects
-        if self._worker is not None:
-            self._stopped += time.take_stops(connection, self._worker.id)
+        if self.members.worker is not None:
+            self._stopped += time.take_stops(connection, self.members.id)
 
     def announce(self, connection: sqlite3.Connection, effects: Effects, stored: Effects) -> None:
         """Adopt the effects of a transaction that was not ours (`submit_in`) and may have been rolled back.
@@ -355,42 +358,43 @@ class Desk:
         What it ended is looked up and what it stopped stands in rows, so that only what was committed is told.
         """
         effects.ready |= stored.ready
+        effects.urgent |= stored.urgent
+        effects.inbox |= stored.inbox
         effects.ended += stored.ended
         if stored.due_us is not None:
             effects.due(stored.due_us)
         if stored.stops:
-            self.tell_stops(connection, effects)
+            self._tell_stops(connection)
             effects.stops = {worker_id: [] for worker_id in stored.stops}  # nothing to add, only somebody to ring
 
-    def _meet(self, connection: sqlite3.Connection) -> None:
-        """Take note of all other processes, to watch them."""
-        self._met = [w for w in look.workers(connection) if w.id != self.worker_id]
+    # ------------------------------------------------------------ waiting
 
-    # ------------------------------------------------------------ watching results
+    def wait_inbox(self, seen: int) -> Ack[int]:
+        """Resolve when the inbox's revision is greater than `seen`."""
+        ack: Ack[int] = Ack()
+        return self._wait(ack, lambda c: self._callers.wait_inbox(c, seen, ack))
+
+    def wait_room(self, queue: str, queue_max: int) -> Ack[None]:
+        """Resolve when there is room in a queue."""
+        ack: Ack[None] = Ack()
+        return self._wait(ack, lambda c: self._callers.wait_room(c, self.members.id, queue, queue_max, ack))
+
+    def _wait(self, ack: Ack[T], begin: Callable[[sqlite3.Connection], None]) -> Ack[T]:
+        """Begin to wait for something other processes may bring about."""
+
+        def operation(connection: sqlite3.Connection, effects: Effects) -> None:
+            self.members.be_known(connection, effects)
+            begin(connection)
+
+        def begun(first: Ack[None]) -> None:
+            try:
+                first.wait()
+            except Exception as error:  # noqa: BLE001 - handed on to the waiter
+                ack.reject(error)
+
+        self._store.put(operation).add_done_callback(begun)
+        return ack
 
     def watch(self, task_id: int) -> Ack[Outcome]:
         """Resolve when the task has ended."""
-        ack: Ack[Outcome] = Ack()
-        if self._worker is None and not self._client_id:
-            self._client_id = self._store.take_ids(1)[0]  # here, because it may wait for the writer
-
-        def operation(connection: sqlite3.Connection, effects: Effects) -> Outcome | None:
-            outcome = look.outcome(connection, task_id)
-            if outcome is None:
-                if self._worker is None:
-                    self._register_as_client(connection, effects)
-                self.register_again(connection, effects, self.worker_id, self._lease_us)
-                self._watches.add(task_id, ack, now_us=effects.now_us)
-            return outcome
-
-        def looked(first: Ack[Outcome | None]) -> None:
-            try:
-                outcome = first.wait()
-            except Exception as error:  # noqa: BLE001 - handed on to the waiter
-                ack.reject(error)
-            else:
-                if outcome is not None:
-                    ack.resolve(outcome)
-
-        self._store.put(operation).add_done_callback(looked)
-        return ack
+        return self._watches.watch(task_id)

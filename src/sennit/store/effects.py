@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from sennit.model.admission import Bounds
 from sennit.model.task import Claim
 
 
@@ -11,26 +12,48 @@ class Effects:
     """Collected while an operation runs; dropped with it when it is rolled back.
 
     Attributes:
+        bounds: what this process enforces.
         now_us: the store clock, read once under the write lock, so it grows from commit to commit.
-        ready: queues in which a task became ready.
+        ready: queues in which a task became ready.  urgent: those in which an urgent one did.
         ended: tasks that ended.
         stops: worker id → attempts that were stopped from outside.
         due_us: the earliest deadline this operation has set.
         counts: what to add to the ledger.
         joined, renewed: a process joined; a lease was renewed after an idle time.
+        room: a thread has become active or idle, and who gets the room must be decided.
+        inbox: a question was asked, changed or closed.  claimed: tasks were claimed.
     """
 
-    __slots__ = ("counts", "due_us", "ended", "joined", "now_us", "ready", "renewed", "stops")
+    __slots__ = (
+        "bounds",
+        "claimed",
+        "counts",
+        "due_us",
+        "ended",
+        "inbox",
+        "joined",
+        "now_us",
+        "ready",
+        "renewed",
+        "room",
+        "stops",
+        "urgent",
+    )
 
-    def __init__(self, now_us: int) -> None:
+    def __init__(self, now_us: int, bounds: Bounds) -> None:
         self.now_us = now_us
+        self.bounds = bounds
         self.ready: set[str] = set()
+        self.urgent: set[str] = set()
         self.ended: list[int] = []
         self.stops: dict[int, list[Claim]] = {}
         self.due_us: int | None = None
         self.counts: Counter[str] = Counter()
         self.joined = False
         self.renewed = False
+        self.inbox = False
+        self.room = False
+        self.claimed = False
 
     def due(self, at_us: int) -> None:
         """Note a deadline."""
@@ -40,6 +63,7 @@ class Effects:
     def add(self, other: Effects) -> None:
         """Take over the effects of a part of this operation that was run apart."""
         self.ready |= other.ready
+        self.urgent |= other.urgent
         self.ended += other.ended
         for worker_id, stopped in other.stops.items():
             self.stops.setdefault(worker_id, []).extend(stopped)
@@ -48,3 +72,5 @@ class Effects:
         self.counts.update(other.counts)
         self.joined |= other.joined
         self.renewed |= other.renewed
+        self.inbox |= other.inbox
+        self.room |= other.room

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from sennit.errors import LeaseLost, SennitError, StoreUnavailable, SubmitError, TaskNotFound
+from sennit.errors import ConcurrentModificationError, SubmitError
+from sennit.model.admission import Bounds
 from sennit.model.lifecycle import Event, State
 from sennit.model.task import (
     AttemptView,
@@ -38,79 +37,34 @@ from sennit.model.task import (
 )
 from sennit.store import memory_look as look
 from sennit.store.memory_prune import prune
-from sennit.store.memory_rows import Row
-from sennit.store.memory_seats import Database, Seat, Worker
-from sennit.store.memory_submit import Batch, Plan
+from sennit.store.memory_seats import Database, Worker
+from sennit.store.memory_submit import Plan
+from sennit.store.memory_threads import UNBOUNDED, ThreadFace
+from sennit.store.memory_verify import verify
 from sennit.store.protocol import Listener
-from sennit.sync.ack import Ack, resolve_all
+from sennit.sync.ack import Ack
 from sennit.sync.clock import NowUs, steady_clock, uptime_us, wall_us
 
-T = TypeVar("T")
 
-
-class MemoryStore:
+class MemoryStore(ThreadFace):
     """One process's connection to a store in memory; `connect` makes further ones on the same data."""
 
     url = "memory://"
 
-    def __init__(self, *, now_us: NowUs | None = None) -> None:
-        """Open a new, empty store. `now_us` is its clock, µs since the epoch; by default the steady one."""
-        self._sit_down(Database(now_us or steady_clock(wall_us() - uptime_us())))
+    def __init__(self, *, now_us: NowUs | None = None, bounds: Bounds = UNBOUNDED) -> None:
+        """Open a new, empty store.
 
-    def connect(self) -> MemoryStore:
-        """Return another connection to the same data, as another process would have it."""
+        Args:
+            now_us: its clock, µs since the epoch; by default the steady one.
+            bounds: what this process enforces, and those made by `connect`.
+        """
+        self._sit_down(Database(now_us or steady_clock(wall_us() - uptime_us())), bounds)
+
+    def connect(self, *, bounds: Bounds | None = None) -> MemoryStore:
+        """Return another connection to the same data, as another process would have it, by default with our bounds."""
         other = MemoryStore.__new__(MemoryStore)
-        other._sit_down(self._database)  # noqa: SLF001 - same class
+        other._sit_down(self._database, bounds or self._bounds)  # noqa: SLF001 - same class
         return other
-
-    def _sit_down(self, database: Database) -> None:
-        self._database = database
-        self._rows = database.rows
-        self._seat = Seat(database)
-        self._closed = False
-        with database.lock:
-            database.seats.append(self._seat)
-
-    def now_us(self) -> int:
-        """Return the store's clock."""
-        return self._database.now_us()
-
-    def close(self) -> None:
-        """Close this connection. Its watches fail; a worker that has not left looks dead to the others."""
-        database, seat = self._database, self._seat
-        abandoned: list[Ack[Outcome]] = []
-        with database.lock:
-            if self._closed:
-                return
-            self._closed = True
-            database.seats.remove(seat)
-            for task_id, watches in database.watches.items():
-                abandoned += [ack for watcher, ack in watches if watcher is seat]
-                database.watches[task_id] = [w for w in watches if w[0] is not seat]
-            if seat.worker_id is not None:
-                for other in database.seats:
-                    other.tell_death(seat.worker_id)
-        resolve_all((ack, None, _closed()) for ack in abandoned)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[int]:
-        """Hold the lock and yield the time; then serve and tell, and without the lock resolve the watches."""
-        database = self._database
-        with database.lock:
-            if self._closed:
-                raise _closed()
-            now_us = database.now_us()
-            yield now_us
-            settled = database.settle(now_us=now_us)
-        resolve_all(settled)
-
-    def _do(self, operation: Callable[[int], T]) -> Ack[T]:
-        try:
-            with self._transaction() as now_us:
-                value = operation(now_us)
-        except SennitError as error:
-            return Ack.failed_with(error)
-        return Ack.done_with(value)
 
     # ------------------------------------------------------------ handing in
 
@@ -121,24 +75,25 @@ class MemoryStore:
 
     def submit(self, specs: Sequence[TaskSpec]) -> Ack[list[int]]:
         """Store all of `specs` or none."""
-
-        def operation(now_us: int) -> list[int]:
-            plan = Plan(self._rows, now_us=now_us)
-            return plan.store(plan.add(specs))
-
-        return self._do(operation)
+        return self._do(lambda now_us: self._submit(specs, now_us=now_us))
 
     def add_children(self, claim: Claim, specs: Sequence[TaskSpec]) -> Ack[list[int]]:
         """Submit on behalf of a running attempt."""
 
         def operation(now_us: int) -> list[int]:
-            if self._rows.holder(claim) is None:
-                self._rows.tally["refused"] += 1
-                raise LeaseLost(*claim)
-            plan = Plan(self._rows, now_us=now_us)
-            return plan.store(plan.add(specs))
+            self._held(claim)
+            return self._submit(specs, now_us=now_us, is_children=True)
 
         return self._do(operation)
+
+    def _submit(self, specs: Sequence[TaskSpec], *, now_us: int, is_children: bool = False) -> list[int]:
+        plan = self._plan(now_us=now_us, is_children=is_children)
+        plan.add(specs)
+        return plan.store()
+
+    def _plan(self, *, now_us: int, is_children: bool = False, ending: int | None = None) -> Plan:
+        versions_max = self._bounds.state_versions
+        return Plan(self._rows, now_us=now_us, versions_max=versions_max, is_children=is_children, ending=ending)
 
     # ------------------------------------------------------------ claiming
 
@@ -166,49 +121,44 @@ class MemoryStore:
         return self._do(lambda now_us: self._database.claim(worker_id, queue, n, now_us=now_us))
 
     def look(self) -> None:
-        """Serve what can be served; here nothing is ever left unserved."""
+        """Serve what can be served, which nothing here is ever left of; say again that urgent tasks wait for a slot."""
         with self._transaction():
-            pass
+            self._rows.pressed.update(self._rows.ready)
 
     # ------------------------------------------------------------ ending
 
-    def finish(self, endings: Sequence[Ending], *, want: Mapping[str, int] | None = None) -> Ack[list[bool]]:
-        """Record how attempts ended."""
+    def finish(self, endings: Sequence[Ending], *, want: Mapping[str, int] | None = None) -> Ack[list[bool | None]]:
+        """Record how attempts ended, one after the other."""
 
-        def operation(now_us: int) -> list[bool]:
+        def operation(now_us: int) -> list[bool | None]:
             if want:
                 self._seat.want(want, now_us=now_us)  # first: the slots are free, whatever becomes of the endings
-            plan = Plan(self._rows, now_us=now_us)
-            decided = self._decide(endings, plan)
-            for row, ending, children in decided:
-                if row is None:
-                    self._rows.tally["refused"] += 1
-                    continue
-                self._rows.finish(row, ending, now_us=now_us)
-                if children is not None:
-                    plan.store(children)
-            return [row is not None for row, _, _ in decided]
+            return [self._finish(ending, now_us=now_us) for ending in endings]
 
         return self._do(operation)
 
-    def _decide(self, endings: Sequence[Ending], plan: Plan) -> list[tuple[Row | None, Ending, Batch | None]]:
-        """Find out which endings will be accepted, and check their children, before anything is changed."""
-        decided: list[tuple[Row | None, Ending, Batch | None]] = []
-        seen: set[Claim] = set()
-        for ending in endings:
-            claim, accepted = ending.claim, ending
-            row = self._rows.holder(claim)
-            if claim in seen or claim.task_id in plan.replaced:
-                row = None
-            seen.add(claim)
-            children = None
-            if row is not None and isinstance(ending, Succeeded):
-                try:
-                    children = plan.add(ending.children)
-                except SubmitError as error:  # concerns this attempt only, not the other endings of the call
-                    accepted = Failed(claim, ErrorInfo.of_refusal(error))
-            decided.append((row, accepted, children))
-        return decided
+    def _finish(self, ending: Ending, *, now_us: int) -> bool | None:
+        row = self._rows.holder(ending.claim)
+        if row is None:
+            self._rows.tally["refused"] += 1
+            return False
+        if not isinstance(ending, Succeeded):
+            self._rows.finish(row, ending, now_us=now_us)
+            return True
+        try:
+            writes = self._rows.states.plan(ending.writes, task_id=row.id, now_us=now_us)
+        except ConcurrentModificationError:
+            return None
+        plan = self._plan(now_us=now_us, is_children=True, ending=row.id)
+        try:
+            plan.add(ending.children)
+        except SubmitError as error:  # concerns this attempt only, not the other endings of the call
+            self._rows.finish(row, Failed(ending.claim, ErrorInfo.of_refusal(error)), now_us=now_us)
+            return True
+        self._rows.states.store(writes, versions_max=self._bounds.state_versions)
+        self._rows.finish(row, ending, now_us=now_us)
+        plan.store()
+        return True
 
     def save_step(self, claim: Claim, key: str, result: bytes) -> Ack[bool]:
         """Keep the result of a step."""
@@ -250,19 +200,13 @@ class MemoryStore:
     def revive(self, task_ids: Sequence[int]) -> Ack[list[bool]]:
         """Make failed or cancelled tasks ready again."""
 
-        def revive_one(row: Row, now_us: int) -> bool:
-            if row.state not in (State.FAILED, State.CANCELLED):
-                return False
-            self._rows.revive(row, now_us=now_us)
-            return True
+        def operation(now_us: int) -> list[bool]:
+            found = [self._row(i) for i in task_ids]
+            ended = {row.id: row for row in found if row.state in (State.FAILED, State.CANCELLED)}
+            self._rows.revive(list(ended.values()), now_us=now_us)
+            return [ended.pop(i, None) is not None for i in task_ids]
 
-        return self._do(lambda now_us: [revive_one(row, now_us) for row in [self._row(i) for i in task_ids]])
-
-    def _row(self, task_id: int) -> Row:
-        row = self._rows.tasks.get(task_id)
-        if row is None:
-            raise TaskNotFound(task_id)
-        return row
+        return self._do(operation)
 
     # ------------------------------------------------------------ time and death
 
@@ -286,6 +230,9 @@ class MemoryStore:
         def operation(now_us: int) -> int | None:
             self._rows.fire(now_us=now_us)
             self._database.rescue_lapsed(now_us=now_us)
+            self._rows.settle(
+                now_us=now_us, threads_max=self._bounds.threads_max
+            )  # a turn that is passed on may be due
             return self._seat.told_due()
 
         return self._do(operation)
@@ -302,8 +249,7 @@ class MemoryStore:
         def operation(now_us: int) -> bool:
             if self._database.schedules.get(name) != due_us:
                 return False
-            plan = Plan(self._rows, now_us=now_us)
-            plan.store(plan.add(specs))
+            self._submit(specs, now_us=now_us)
             self._database.schedules[name] = next_us
             return True
 
@@ -314,7 +260,7 @@ class MemoryStore:
     def watch(self, task_id: int) -> Ack[Outcome]:
         """Resolve when the task has ended."""
 
-        def operation(_: int) -> Ack[Outcome]:
+        def watch() -> Ack[Outcome]:
             row = self._row(task_id)
             if not row.state.live:
                 return Ack.done_with(look.outcome(row))
@@ -322,15 +268,11 @@ class MemoryStore:
             self._database.watches.setdefault(task_id, []).append((self._seat, ack))
             return ack
 
-        try:
-            with self._transaction() as now_us:
-                return operation(now_us)
-        except SennitError as error:
-            return Ack.failed_with(error)
+        return self._watch(watch)
 
     def task(self, task_id: int) -> Ack[TaskView]:
         """Return one task."""
-        return self._do(lambda _: look.view(self._row(task_id), full=True))
+        return self._do(lambda _: look.view(self._rows, self._row(task_id), full=True))
 
     def tasks(
         self,
@@ -391,12 +333,8 @@ class MemoryStore:
 
     def verify(self) -> Ack[list[str]]:
         """Return every broken promise found in the rows."""
-        return self._do(lambda _: look.verify(self._rows))
+        return self._do(lambda _: verify(self._rows))
 
     def prune(self, *, before_us: int, limit: int) -> Ack[int]:
         """Delete old ended tasks."""
-        return self._do(lambda now_us: prune(self._rows, before_us=before_us, limit=limit, now_us=now_us))
-
-
-def _closed() -> StoreUnavailable:
-    return StoreUnavailable("this store is closed", why="close() was called on it", fix="open it again")
+        return self._do(lambda _: prune(self._rows, before_us=before_us, limit=limit))

@@ -1,13 +1,15 @@
-"""What the memory store shows: views of rows, counts, and the promises that `verify` checks."""
+"""What the memory store shows: views of rows, of threads and of asks, and counts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from sennit.model.lifecycle import State
 from sennit.model.order import Priority
 from sennit.model.task import Ledger, Outcome, TaskView
+from sennit.model.thread import AskState, AskView, ThreadView
+from sennit.store.memory_asks import Ask
 from sennit.store.memory_rows import Row, Rows
 
 
@@ -16,7 +18,7 @@ def outcome(row: Row) -> Outcome:
     return Outcome(state=row.state, attempt=row.attempt, result=row.result, error=row.error)
 
 
-def view(row: Row, *, full: bool) -> TaskView:
+def view(rows: Rows, row: Row, *, full: bool) -> TaskView:
     """Return one task as others see it; payload and result only when `full`."""
     spec = row.spec
     return TaskView(
@@ -37,11 +39,19 @@ def view(row: Row, *, full: bool) -> TaskView:
         done_us=row.done_us,
         waiting_for=row.need if row.state is State.WAITING else 0,
         worker_id=row.worker_id,
-        reason=row.reason,
+        reason=_reason(rows, row),
         result=row.result if full else None,
         error=row.error,
         payload=spec.payload if full else b"",
     )
+
+
+def _reason(rows: Rows, row: Row) -> str:
+    if row.state is not State.WAITING:
+        return row.reason
+    if row.gated:
+        return "threads_max"
+    return "" if rows.turns.holds(row) else "thread"
 
 
 def select(
@@ -55,7 +65,7 @@ def select(
         row = rows.tasks[task_id]
         wanted = ((queue, row.spec.queue), (handler, row.spec.handler), (thread_id, row.spec.thread_id))
         if (not states or row.state in states) and all(want in (None, have) for want, have in wanted):
-            found.append(view(row, full=False))
+            found.append(view(rows, row, full=False))
     return found
 
 
@@ -74,48 +84,76 @@ def ledger(rows: Rows) -> Ledger:
     return Ledger(live=live, **{name: rows.tally[name] for name in kept})
 
 
-def verify(rows: Rows) -> list[str]:
-    """Return every broken promise as a sentence."""
-    return [*_broken_rows(rows), *_broken_indexes(rows), *_broken_counts(rows)]
+def position(rows: Rows, row: Row) -> int | None:
+    """Return how many tasks are claimed before one that is ready, or waits for its turn; None for another one."""
+    if row.state is State.READY:
+        mine = (row.order_us, row.id)
+        ready = (rows.tasks[i] for _, i in rows.ready[row.spec.queue] if i in rows.tasks)
+        return len({r.id for r in ready if r.state is State.READY and (r.order_us, r.id) < mine})
+    if row.state is not State.WAITING or row.spec.thread_id is None or rows.turns.holds(row):
+        return None
+    return rows.turns.line(row.spec.thread_id).index(row)
 
 
-def _broken_rows(rows: Rows) -> Iterator[str]:
-    for row in rows.tasks.values():
-        open_parents = sum(p in rows.tasks and rows.tasks[p].state.live for p in set(row.parents))
-        if row.state is State.WAITING and row.need != open_parents:
-            yield f"task {row.id} waits for {row.need} parents and {open_parents} are open"
-        if row.state is State.WAITING and not row.need:
-            yield f"task {row.id} waits for nothing"
-        if row.state.live == (row.done_us is not None):
-            yield f"task {row.id} is {row.state} and done_us is {row.done_us}"
-        if (row.state is State.SCHEDULED) != (row.due_us is not None):
-            yield f"task {row.id} is {row.state} and due_us is {row.due_us}"
-        if (row.state is State.RUNNING) != (row.worker_id is not None):
-            yield f"task {row.id} is {row.state} and worker_id is {row.worker_id}"
+# ---------------------------------------------------------------- threads and asks
 
 
-def _broken_indexes(rows: Rows) -> Iterator[str]:
-    ready = {(queue, *entry) for queue, heap in rows.ready.items() for entry in heap}
-    timers = {(due_us, task_id) for due_us, task_id, kind in rows.dues if kind == "timer"}
-    held = {(worker_id, task_id) for worker_id, tasks in rows.held.items() for task_id in tasks}
-    for row in rows.tasks.values():
-        if row.state is State.READY and (row.spec.queue, row.order_us, row.id) not in ready:
-            yield f"task {row.id} is ready and cannot be claimed"
-        if row.due_us is not None and (row.due_us, row.id) not in timers:
-            yield f"task {row.id} is scheduled and no timer will wake it"
-        if row.worker_id is not None and (row.worker_id, row.id) not in held:
-            yield f"task {row.id} runs and worker {row.worker_id} does not hold it"
-        if row.key is not None and rows.keys.get((row.spec.handler, row.key)) != row.id:
-            yield f"task {row.id} has the key {row.key!r} and is not found by it"
-    for worker_id, task_id in held:
-        if task_id not in rows.tasks or rows.tasks[task_id].worker_id != worker_id:
-            yield f"worker {worker_id} holds task {task_id}, which it does not run"
+def threads(rows: Rows, *, limit: int) -> list[ThreadView]:
+    """Return threads that have an open task or a state: those with open tasks first, then the last written first."""
+    names = rows.turns.lines.keys() | rows.states.known()
+    views = [_thread(rows, thread_id) for thread_id in sorted(names)]
+    return sorted(views, key=lambda v: (not v.open_tasks, -v.changed_us))[:limit]
 
 
-def _broken_counts(rows: Rows) -> Iterator[str]:
-    kept = ledger(rows)
-    if not kept.balanced:
-        yield f"the ledger says {kept.submitted} submitted and {kept.missing} of them are missing"
-    ended = sum(not row.state.live for row in rows.tasks.values())
-    if kept.succeeded + kept.failed + kept.cancelled != ended + kept.pruned:
-        yield f"the ledger counts other ends than the {ended} stored and {kept.pruned} pruned tasks"
+def _thread(rows: Rows, thread_id: str) -> ThreadView:
+    line, state = rows.turns.line(thread_id), rows.states.state(thread_id)
+    asked = (ask for row in line for ask in rows.asks.by_task.get(row.id, {}).values())
+    return ThreadView(
+        thread_id=thread_id,
+        holder_id=line[0].id if line else None,
+        open_tasks=len(line),
+        asks=sum(ask.state == "open" and ask.spec.kind == "ask" for ask in asked),
+        version=state.version,
+        changed_us=state.at_us,
+    )
+
+
+def ask_view(rows: Rows, ask: Ask) -> AskView:
+    """Return one ask as others see it."""
+    spec = rows.tasks[ask.task_id].spec
+    return AskView(
+        id=ask.id,
+        task_id=ask.task_id,
+        handler=spec.handler,
+        thread_id=spec.thread_id,
+        spec=ask.spec,
+        state=ask.state,
+        version=ask.version,
+        level=ask.level,
+        assignee=ask.assignee,
+        created_us=ask.created_us,
+        expires_us=ask.expires_us,
+        closed_us=ask.closed_us,
+        answer=ask.answer,
+    )
+
+
+def select_asks(
+    rows: Rows,
+    *,
+    states: Sequence[AskState],
+    thread_id: str | None,
+    task_id: int | None,
+    assignee: str | None,
+    limit: int,
+) -> list[AskView]:
+    """Return questions that match, oldest first."""
+    found: list[AskView] = []
+    for ask in rows.asks.by_id.values():
+        if len(found) == limit:
+            break
+        mine = rows.tasks[ask.task_id].spec.thread_id
+        wanted = ((thread_id, mine), (task_id, ask.task_id), (assignee, ask.assignee), ("ask", ask.spec.kind))
+        if (not states or ask.state in states) and all(want in (None, have) for want, have in wanted):
+            found.append(ask_view(rows, ask))
+    return found

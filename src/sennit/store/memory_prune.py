@@ -1,12 +1,15 @@
-"""Retention in the memory store: old ended tasks go, with all that belongs to them."""
+"""Retention in the memory store: old ended tasks go with all that belongs to them, and what nobody asked for in time."""
 
 from __future__ import annotations
 
 from sennit.store.memory_rows import Row, Rows
 
 
-def prune(rows: Rows, *, before_us: int, limit: int, now_us: int) -> int:
-    """Delete up to `limit` tasks that ended before `before_us`, oldest first; return how many."""
+def prune(rows: Rows, *, before_us: int, limit: int) -> int:
+    """Delete up to `limit` tasks that ended before `before_us`, oldest first; return how many.
+
+    With them go, without a limit, the signals that were kept and the operations that were remembered since before then.
+    """
     ended = [(row.done_us, row.id) for row in rows.tasks.values() if row.done_us is not None]
     pruned = 0
     for done_us, task_id in sorted(ended):
@@ -17,7 +20,8 @@ def prune(rows: Rows, *, before_us: int, limit: int, now_us: int) -> int:
             _delete(rows, row)
             pruned += 1
     rows.tally["pruned"] += pruned
-    rows.tags_us = {thread_id: tag_us for thread_id, tag_us in rows.tags_us.items() if tag_us > now_us}
+    rows.states.prune(before_us=before_us)
+    rows.asks.signals = [signal for signal in rows.asks.signals if signal.at_us >= before_us]
     return pruned
 
 
@@ -32,6 +36,8 @@ def _is_needed(rows: Rows, row: Row) -> bool:
 def _delete(rows: Rows, row: Row) -> None:
     del rows.tasks[row.id]
     rows.drop_key(row)
+    rows.cache.drop_task(row.id)
+    rows.asks.drop_task(row.id)
     if row.spec.parent_id is not None and row.spec.child_key is not None:
         del rows.child_keys[row.spec.parent_id, row.spec.child_key]
     rows.children.pop(row.id, None)

@@ -1,23 +1,23 @@
 """The rows of the memory store and every move between states: what SQL does elsewhere, in plain Python.
 
-A row has one `state`, so it is in one place by construction; a move sets it to what `lifecycle.move` answers and
-nothing else does. Beside the rows there are only indexes: `ready` and `dues` are heaps whose dead entries (the row has
-moved on) are dropped when they come to the top, `held` says who runs what, `children` are the edges.
+A move sets the `state` of a row to what `lifecycle.move` answers; only a task that finds no room, or is revived and not
+first in its thread, waits instead (`turns`). Beside the rows there are only indexes: `ready` and `dues` are heaps whose
+dead entries (the row has moved on) are dropped when they come to the top, `queued` counts who is ready, `held` says who
+runs what, `children` are the edges. What belongs to threads has modules of its own: `turns`, `states`, `asks`, `cache`.
 
-Nothing here locks, knows a clock or tells anybody: callers hold the store's lock, pass `now_us`, and afterwards take
-what there is to tell from `ended` and `stopped`.
+Nothing here locks, knows a clock or tells anybody: callers hold the store's lock, pass `now_us`, end each transaction
+with `settle`, and afterwards take what there is to tell from `ended`, `stopped` and `pressed`.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Literal, assert_never
+from typing import assert_never
 
 from sennit.model.lifecycle import Event, State, move
-from sennit.model.order import next_tag_us, order_us
+from sennit.model.order import order_us
 from sennit.model.task import (
     AttemptView,
     Cancelled,
@@ -28,80 +28,20 @@ from sennit.model.task import (
     ErrorInfo,
     Failed,
     GivenBack,
-    LogLine,
     Parked,
+    Preempted,
     Retried,
     Slept,
     Succeeded,
-    TaskSpec,
 )
+from sennit.model.thread import Answer
+from sennit.store.memory_asks import Ask, Asks
+from sennit.store.memory_cache import Cache
+from sennit.store.memory_row import Due, Row
+from sennit.store.memory_states import States
+from sennit.store.memory_turns import Turns
 
-Due = Literal["timer", "deadline", "queue_timeout"]
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Row:
-    """One task and all that belongs to it.
-
-    Attributes:
-        parents: as the spec lists them, so that results keep their places; the same task may be there twice.
-        unlimited: revived; the deadline and the queue time-out counted from submit and mean nothing any more.
-        need: parents that are still open.
-    """
-
-    id: int
-    spec: TaskSpec
-    parents: tuple[int, ...] = ()
-    key: str | None
-    created_us: int
-    unlimited: bool = False
-    state: State = State.WAITING
-    need: int = 0
-    attempt: int = 0
-    failures: int = 0
-    crashes: int = 0
-    order_us: int = 0
-    due_us: int | None = None
-    started_us: int | None = None
-    worker_id: int | None = None
-    done_us: int | None = None
-    reason: str = ""
-    result: bytes | None = None
-    error: ErrorInfo | None = None
-    steps: dict[str, bytes] = field(default_factory=dict)
-    attempts: list[AttemptView] = field(default_factory=list)
-    logs: list[LogLine] = field(default_factory=list)
-
-    @property
-    def claim(self) -> Claim:
-        """The claim token of the last attempt."""
-        return Claim(self.id, self.attempt)
-
-    @property
-    def deadline_us(self) -> int | None:
-        """When the task as a whole fails, or None."""
-        if self.unlimited or not self.spec.deadline_us:
-            return None
-        return self.created_us + self.spec.deadline_us
-
-    @property
-    def queue_timeout_us(self) -> int | None:
-        """When the task fails unless it was claimed once, or None."""
-        if self.unlimited or self.attempt or not self.spec.queue_timeout_us:
-            return None
-        return self.created_us + self.spec.queue_timeout_us
-
-    def due_of(self, kind: Due) -> int | None:
-        """When this is due for the row as it is now; None when it does not apply any more."""
-        if not self.state.live:
-            return None
-        match kind:
-            case "timer":
-                return self.due_us
-            case "deadline":
-                return self.deadline_us
-            case "queue_timeout":
-                return self.queue_timeout_us
+__all__ = ["Row", "Rows"]
 
 
 class Rows:
@@ -115,34 +55,54 @@ class Rows:
         self.ready: dict[str, list[tuple[int, int]]] = {}
         self.held: dict[int, dict[int, Row]] = {}
         self.dues: list[tuple[int, int, Due]] = []
-        self.tags_us: dict[str, int] = {}
+        self.queued: Counter[str] = Counter()
+        self.turns = Turns()
+        self.states = States()
+        self.asks = Asks()
+        self.cache = Cache()
         self.tally: Counter[str] = Counter()
         self.ended: list[Row] = []
         self.stopped: list[tuple[int, Claim]] = []
+        self.pressed: set[str] = set()
+
+    def load(self, queue: str) -> int:
+        """Return how many tasks of a queue wait for a slot, for their thread's turn or for room."""
+        gated = sum(row.spec.queue == queue for row in self.turns.gated.values())
+        return self.queued[queue] + self.turns.behind[queue] + gated
+
+    def settle(self, *, now_us: int, threads_max: int) -> None:
+        """End a transaction: free turns go to who is next, then room to who is first in the order."""
+        for row in self.turns.pass_on():
+            self.parents_done(row, now_us=now_us)
+        for row in self.turns.admit(threads_max):
+            self._push_ready(row, move(row.state, Event.PARENTS_DONE))
 
     # ------------------------------------------------------------ becoming ready
 
     def parents_done(self, row: Row, *, now_us: int) -> None:
-        """Move a waiting task on: to ready, or first to its delay."""
-        if row.spec.delay_us > 0:
+        """Move a waiting task on: to ready, or first to its delay, which one that was revived has behind it."""
+        if row.spec.delay_us > 0 and not row.unlimited:
             row.state, row.reason = move(row.state, Event.DELAY), "delay"
             self._set_timer(row, now_us + row.spec.delay_us)
         else:
             self.make_ready(row, Event.PARENTS_DONE, now_us=now_us)
 
     def make_ready(self, row: Row, event: Event, *, now_us: int) -> None:
-        """Move a task to the place in the order that it has from now on."""
+        """Move a task to the place in the order that it has from now on; one of a thread when there is room."""
         ready = move(row.state, event)
-        tag_us, thread_id = 0, row.spec.thread_id
-        if thread_id is not None:
-            tag_us = self.tags_us.get(thread_id, 0)
-            self.tags_us[thread_id] = next_tag_us(tag_us, now_us=now_us)
-        row.order_us = order_us(row.spec.priority, now_us=now_us, tag_us=tag_us)
-        row.state, row.due_us, row.reason = ready, None, ""
-        self._push_ready(row)
+        row.order_us = order_us(row.spec.priority, now_us=now_us)
+        row.due_us, row.reason = None, ""
+        if row.spec.thread_id is None:
+            self._push_ready(row, ready)
+        else:
+            self.turns.gate(row)
 
-    def _push_ready(self, row: Row) -> None:
-        heappush(self.ready.setdefault(row.spec.queue, []), (row.order_us, row.id))
+    def _push_ready(self, row: Row, ready: State) -> None:
+        queue, row.state = row.spec.queue, ready
+        heappush(self.ready.setdefault(queue, []), (row.order_us, row.id))
+        self.queued[queue] += 1
+        if row.is_urgent:
+            self.pressed.add(queue)
 
     def _set_timer(self, row: Row, due_us: int) -> None:
         row.due_us = due_us
@@ -167,6 +127,7 @@ class Rows:
             if row is None or row.state is not State.READY or row.order_us != order:
                 continue
             row.state = move(row.state, Event.CLAIM)
+            self.queued[queue] -= 1
             row.attempt += 1
             row.started_us, row.worker_id = now_us, worker_id
             self.held.setdefault(worker_id, {})[task_id] = row
@@ -187,6 +148,7 @@ class Rows:
             crashes=row.crashes,
             thread_id=spec.thread_id,
             options=spec.options,
+            priority=spec.priority,
             parents=tuple(None if p is None else p.result for p in parents),
             steps=dict(row.steps),
             deadline_us=row.deadline_us,
@@ -219,17 +181,25 @@ class Rows:
                 self.tally["retried"] += 1
                 row.state, row.reason = move(row.state, Event.RETRY), "retry"
                 self._set_timer(row, ending.due_us)
+                self.turns.rest(row)
             case Slept():
                 self._let_go(row)
                 row.state, row.reason = move(row.state, Event.SLEEP), ending.reason
                 self._set_timer(row, ending.due_us)
+                self.turns.rest(row)
             case Parked():
                 self._let_go(row)
                 row.state, row.reason = move(row.state, Event.SUSPEND), ending.reason
+                self.turns.rest(row)
+                if self.asks.suspend(row, ending.asks, now_us=now_us):
+                    self.make_ready(row, Event.RESUME, now_us=now_us)
             case GivenBack():
                 self._let_go(row)
-                row.state = move(row.state, Event.GIVE_BACK)
-                self._push_ready(row)  # with the old order_us
+                self._push_ready(row, move(row.state, Event.GIVE_BACK))  # with the old order_us
+            case Preempted():
+                self._let_go(row)
+                self.turns.rest(row)
+                self.make_ready(row, Event.GIVE_BACK, now_us=now_us)
             case Crashed():
                 self.crash(row, ending.error, now_us=now_us)
             case _:
@@ -241,8 +211,7 @@ class Rows:
         row.crashes += 1
         self.tally["crashed"] += 1
         if row.crashes < row.spec.crashes_max:
-            row.state = move(row.state, Event.LEASE_LOST)
-            self._push_ready(row)  # with the old order_us
+            self._push_ready(row, move(row.state, Event.LEASE_LOST))  # with the old order_us
             return
         poison = ErrorInfo(
             kind="poison",
@@ -302,7 +271,11 @@ class Rows:
     def _end_one(
         self, row: Row, event: Event, *, now_us: int, result: bytes | None, error: ErrorInfo | None, reason: str
     ) -> None:
+        if row.state is State.READY:
+            self.queued[row.spec.queue] -= 1
         row.state = move(row.state, event)
+        self.turns.leave(row)
+        self.asks.void(row.id, now_us=now_us)
         row.done_us, row.due_us = now_us, None
         row.result, row.error, row.reason = result, error, reason
         self.tally[row.state] += 1
@@ -315,7 +288,7 @@ class Rows:
             parent = parents.popleft()
             for child_id in self.children.get(parent.id, ()):
                 child = self.tasks[child_id]
-                if child.state is not State.WAITING:
+                if child.state is not State.WAITING or child.is_alone:
                     continue
                 if parent.state is State.SUCCEEDED or child.spec.on_parent_failed == "run":
                     child.need -= 1
@@ -339,17 +312,43 @@ class Rows:
 
     # ------------------------------------------------------------ coming back
 
-    def revive(self, row: Row, *, now_us: int) -> None:
-        """Make an ended task ready: fresh counts, no time limits; its steps stay, its attempts go on counting."""
-        self.tally[row.state] -= 1
-        row.failures = row.crashes = 0
-        row.unlimited = True
-        row.done_us = row.result = row.error = None
-        self.make_ready(row, Event.REVIVE, now_us=now_us)
-        for child_id in self.children.get(row.id, ()):
-            child = self.tasks[child_id]
-            if child.state is State.WAITING:  # it had counted this parent as done (`run`), and now waits for it again
-                child.need += 1
+    def revive(self, rows: Sequence[Row], *, now_us: int) -> None:
+        """Make ended tasks ready: fresh counts, no time limits; their steps stay, their attempts go on counting.
+
+        In a thread they are next, in this order, and one without the turn waits for that alone.
+        """
+        lines: dict[str, list[Row]] = {}
+        for row in rows:
+            self.tally[row.state] -= 1
+            row.failures = row.crashes = row.need = 0
+            row.unlimited = True
+            row.done_us = row.result = row.error = None
+            move(row.state, Event.REVIVE)
+            row.state, row.reason = State.WAITING, ""
+            if row.spec.thread_id is not None:
+                lines.setdefault(row.spec.thread_id, []).append(row)
+            for child_id in self.children.get(row.id, ()):
+                child = self.tasks[child_id]
+                if child.state is State.WAITING and not child.is_alone:  # it had counted this parent as done (`run`)
+                    child.need += 1
+        for thread_id, line in lines.items():
+            self.turns.come_back(thread_id, line)
+        for row in rows:
+            if not row.need:
+                self.make_ready(row, Event.PARENTS_DONE, now_us=now_us)
+
+    def open_parents(self, row: Row) -> int:
+        """Return how many parents a task waits for."""
+        if row.is_alone:
+            return 0
+        return sum(p in self.tasks and self.tasks[p].state.live for p in set(row.parents))
+
+    def decide(self, ask: Ask, answer: Answer, *, now_us: int) -> None:
+        """Close an open ask; its task finds the answer among its steps, and goes on if it is suspended."""
+        row = self.tasks[ask.task_id]
+        self.asks.close(ask, row, answer, now_us=now_us)
+        if row.state is State.SUSPENDED:
+            self.make_ready(row, Event.RESUME, now_us=now_us)
 
     def drop_key(self, row: Row) -> None:
         """Make the key of a row free, unless another row has it already."""
@@ -360,7 +359,11 @@ class Rows:
     # ------------------------------------------------------------ time
 
     def next_due_us(self) -> int | None:
-        """Return when the next timer, deadline or queue time-out is due, or None."""
+        """Return when the next timer, deadline, queue time-out or end of an ask is due, or None."""
+        dues = (self._next_due_of_tasks_us(), self.asks.next_due_us())
+        return min((due_us for due_us in dues if due_us is not None), default=None)
+
+    def _next_due_of_tasks_us(self) -> int | None:
         while self.dues:
             due_us, task_id, kind = self.dues[0]
             row = self.tasks.get(task_id)
@@ -372,7 +375,7 @@ class Rows:
     def fire(self, *, now_us: int) -> None:
         """Do all that is due by `now_us`. Limits come first: what is too late does not become ready."""
         due: list[tuple[int, int, Due]] = []
-        while (due_us := self.next_due_us()) is not None and due_us <= now_us:
+        while (due_us := self._next_due_of_tasks_us()) is not None and due_us <= now_us:
             due.append(heappop(self.dues))
         for due_us, task_id, kind in sorted(due, key=lambda entry: entry[2] == "timer"):
             row = self.tasks[task_id]
@@ -384,6 +387,8 @@ class Rows:
                 waited_s = (now_us - row.created_us) / 1e6
                 error = ErrorInfo(kind=kind, message=f"not {_WANTED[kind]} {waited_s:.3f} s after it was handed in")
                 self.stop([row], Event.DEADLINE, error, now_us=now_us)
+        for ask, answer in self.asks.expire(now_us=now_us):
+            self.decide(ask, answer, now_us=now_us)
 
 
 _WANTED = {"deadline": "done", "queue_timeout": "started"}

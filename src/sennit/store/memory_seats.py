@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sennit.errors import UsageError
+from sennit.model.lifecycle import State
 from sennit.model.task import Claim, Claimed, ErrorInfo, Outcome, WorkerInfo
 from sennit.store.memory_look import outcome
 from sennit.store.memory_rows import Rows
@@ -48,6 +49,8 @@ class Database:
         self.schedules: dict[str, int] = {}
         self.seats: deque[Seat] = deque()  # who was served last is last
         self.watches: dict[int, list[tuple[Seat, Ack[Outcome]]]] = {}
+        self.inbox_watches: list[tuple[Seat, Ack[int], int]] = []  # the revision that was seen
+        self.room_watches: list[tuple[Seat, Ack[None], str, int]] = []  # queue, queue_max
 
     def claim(self, worker_id: int, queue: str, n: int, *, now_us: int) -> list[Claimed]:
         """Claim for a registered worker; a forgotten one gets nothing, because nobody would rescue it."""
@@ -83,10 +86,12 @@ class Database:
         task_due_us = self.rows.next_due_us()
         return min(leases if task_due_us is None else [task_due_us, *leases], default=None)
 
-    def settle(self, *, now_us: int) -> list[Settled]:
-        """End a transaction: serve the standing orders, tell the listeners; return the watches to resolve."""
-        self._serve(now_us=now_us)
+    def settle(self, *, now_us: int, threads_max: int) -> list[Settled]:
+        """End a transaction: hand on turns, serve the standing orders, tell the listeners; return what to resolve."""
         rows = self.rows
+        rows.settle(now_us=now_us, threads_max=threads_max)
+        self._serve(now_us=now_us)
+        self._press()
         for seat in self.seats:
             seat.tell(rows.stopped)
         settled: list[Settled] = []
@@ -94,7 +99,44 @@ class Database:
             settled += [(ack, outcome(row), None) for _, ack in self.watches.pop(row.id, ())]
         rows.stopped.clear()
         rows.ended.clear()
+        return settled + self._settle_inbox() + self._settle_rooms()
+
+    def _settle_inbox(self) -> list[Settled]:
+        revision, watches = self.rows.asks.revision, self.inbox_watches
+        self.inbox_watches = [watch for watch in watches if watch[2] >= revision]
+        return [(ack, revision, None) for _, ack, seen in watches if seen < revision]
+
+    def _settle_rooms(self) -> list[Settled]:
+        watches, self.room_watches = self.room_watches, []
+        settled: list[Settled] = []
+        for watch in watches:
+            _, ack, queue, queue_max = watch
+            if queue_max <= 0 or self.rows.load(queue) < queue_max:
+                settled.append((ack, None, None))
+            else:
+                self.room_watches.append(watch)
         return settled
+
+    def abandon(self, seat: Seat) -> list[Ack[Any]]:
+        """Forget what a seat waits for; return its acks."""
+        abandoned: list[Ack[Any]] = []
+        for task_id, watches in self.watches.items():
+            abandoned += [ack for watcher, ack in watches if watcher is seat]
+            self.watches[task_id] = [watch for watch in watches if watch[0] is not seat]
+        abandoned += [ack for watcher, ack, _ in self.inbox_watches if watcher is seat]
+        abandoned += [ack for watcher, ack, _, _ in self.room_watches if watcher is seat]
+        self.inbox_watches = [watch for watch in self.inbox_watches if watch[0] is not seat]
+        self.room_watches = [watch for watch in self.room_watches if watch[0] is not seat]
+        return abandoned
+
+    def _press(self) -> None:
+        """Tell of urgent tasks that became ready, if one is still there, those who have no order left for it."""
+        for queue in self.rows.pressed:
+            rows = (self.rows.tasks.get(task_id) for _, task_id in self.rows.ready[queue])
+            if any(row is not None and row.state is State.READY and row.is_urgent for row in rows):
+                for seat in self.seats:
+                    seat.tell_pressed(queue)
+        self.rows.pressed.clear()
 
     def _serve(self, *, now_us: int) -> None:
         """Hand out ready tasks in turns of one, so that nobody's large order starves another's small one."""
@@ -121,6 +163,7 @@ class Seat:
         self._told_due_us: int | None = None
         self.worker: Worker | None = None
         self.wants: dict[str, int] = {}
+        self._wanted: set[str] = set()  # queues for which there ever was an order
 
     @property
     def worker_id(self) -> int | None:
@@ -140,6 +183,7 @@ class Seat:
             )
         self.worker = self._database.workers[worker.info.id] = worker
         self._listener, self._told_due_us = (listener, loop), None
+        self._database.rows.turns.look_for_room()  # this process may have other bounds
 
     def leave(self) -> None:
         """Forget the standing order and the registration; what is held keeps its lease."""
@@ -172,6 +216,7 @@ class Seat:
         for queue, n in more.items():
             if n > 0:
                 self.wants[queue] = self.wants.get(queue, 0) + n
+                self._wanted.add(queue)
 
     def serve_one(self, *, now_us: int) -> Claimed | None:
         """Claim one task for the standing order, or None when nothing fits."""
@@ -191,6 +236,14 @@ class Seat:
         if self._listener is not None:
             listener, loop = self._listener
             call_in(loop, listener.on_claimed, tasks)
+
+    def tell_pressed(self, queue: str) -> None:
+        """Tell the listener of an urgent task in a queue of this process for which no order is left."""
+        if self._listener is None or self.worker is None or queue in self.wants:
+            return
+        if queue in self.worker.info.queues or queue in self._wanted:
+            listener, loop = self._listener
+            call_in(loop, listener.on_pressed, queue)
 
     def tell(self, stopped: Sequence[tuple[int, Claim]]) -> None:
         """Tell the listener which of its attempts were stopped, and of a deadline earlier than it knows."""

@@ -40,6 +40,19 @@ class Order:
             self._fresh.clear()
             return {q: n for q in candidates if (n := self._wanted.pop(q, 0)) > 0}
 
+    def take_one(self, queue: str) -> bool:
+        """Take one of what is wanted of `queue`; False if nothing is."""
+        with self._lock:
+            wanted = self._wanted.get(queue, 0)
+            if wanted > 0:
+                self._wanted[queue] = wanted - 1
+            return wanted > 0
+
+    def used_up(self, queue: str) -> bool:
+        """True when nothing more is wanted of `queue`."""
+        with self._lock:
+            return self._wanted[queue] <= 0
+
     def put_back(self, left: Mapping[str, int]) -> None:
         """Return what was taken and not served."""
         with self._lock:

@@ -27,6 +27,7 @@ from sennit.model.task import (
     TaskView,
     WorkerInfo,
 )
+from sennit.store.protocol_threads import ThreadStore
 from sennit.sync.ack import Ack
 
 
@@ -45,9 +46,12 @@ class Listener(Protocol):
     def on_death(self, worker_id: int) -> None:
         """The process of this worker has died; what it held can be rescued."""
 
+    def on_pressed(self, queue: str) -> None:
+        """An urgent task of `queue` is ready, and no standing order of this process is left for it."""
+
 
 @runtime_checkable
-class Store(Protocol):
+class Store(ThreadStore, Protocol):
     """A durable backend. `testing.contract.StoreContract` runs against SQLite, memory and anybody's own."""
 
     url: str
@@ -76,11 +80,15 @@ class Store(Protocol):
         With a key that a stored task of the same handler has: `existing` stores nothing and returns that id (also in
         `spec.ref.id`), `reject` raises DuplicateKey, `replace` cancels the old task if it is live and passes the key on.
         A child key that a stored task of the same parent has returns that task.
+        Of the tasks of a thread only one at a time becomes ready, in the order they were handed in.
+        With `entry`: a cached result stands for the task; a busy thread or a full queue is dealt with as it says. A task
+        with parents, and a child of a running attempt, never finds the queue full.
 
         Raises:
             UnknownDependency: a parent is neither stored nor in the batch.
             CyclicDependency: parents inside the batch form a circle.
             DuplicateKey: see above.
+            ThreadBusy, QueueFull: see `Entry`.
         """
 
     def add_children(self, claim: Claim, specs: Sequence[TaskSpec]) -> Ack[list[int]]:
@@ -130,17 +138,21 @@ class Store(Protocol):
 
     # ------------------------------------------------------------ ending
 
-    def finish(self, endings: Sequence[Ending], *, want: Mapping[str, int] | None = None) -> Ack[list[bool]]:
+    def finish(self, endings: Sequence[Ending], *, want: Mapping[str, int] | None = None) -> Ack[list[bool | None]]:
         """Record how attempts ended; True per ending that was accepted.
 
         An ending is accepted once, and only while the attempt is held: False means discard it.
-        Success stores the result and the children, and releases dependants, in one transaction.
+        None means that it writes to a thread whose state has moved on: nothing of it was recorded, the attempt is held.
+        Success stores the result, the children and the writes, and releases dependants, in one transaction.
         When its children are refused it is recorded as a failure of that kind; the other endings of the call stand.
         Failure and cancellation apply `on_parent_failed` to dependants, transitively, in the same transaction:
         `fail` fails them, `cancel` cancels them, `run` releases them.
         A retry counts a failure and a crash counts a crash; snooze, sleep, suspension and giving back count nothing.
         The `crashes_max`-th crash ends the task as failed, kind `poison`.
-        Given back, or taken back from a process that died, a task keeps its place in the order.
+        Given back, or taken back from a process that died, a task keeps its place in the order; a preempted one gets the
+        place of one that is ready from now.
+        Suspension stores its asks, each task and key once. When one of them is answered already, or is a wait for an
+        event of which a signal is kept, the task is ready at once.
 
         Args:
             want: raise the standing order in the same transaction, after the endings; if that fails, it is raised all
@@ -164,6 +176,7 @@ class Store(Protocol):
 
         All of `task_ids` end before their dependants are looked at.
         A running attempt is told (`Listener.on_stop`) and its writes are refused from then on.
+        Its open questions are void.
 
         Raises:
             TaskNotFound: an id is not in the store; nothing was cancelled.
@@ -173,6 +186,7 @@ class Store(Protocol):
         """Make failed or cancelled tasks ready again, with fresh counts and their finished steps; False for others.
 
         Lifts their time limits. A task that waits and had counted a revived parent as done waits for it again.
+        A task of a thread is next in it; it takes the turn over from one that still waits for its parents.
 
         Raises:
             TaskNotFound: an id is not in the store.
@@ -193,6 +207,7 @@ class Store(Protocol):
         """Do all that is due and return when the next is, or None.
 
         Scheduled tasks become ready, deadlines and queue time-outs fail tasks, lapsed leases are rescued.
+        Asks that expire are answered with `expired`, or go to whom they escalate to for the same time again.
         No limit is due of a task that has ended, and no queue time-out of one that was claimed.
         The lease of another is among what is due until it lapses; one's own is the business of `heartbeat`.
         """

@@ -3,7 +3,7 @@
     calls ─► writer (own OS thread, group commit) ─► moves/*.py ─► commit ─► acks, claims, watches, bells
 
 What lives here is what happens *around* the moves: the standing order is served inside the transaction that made a
-task ready, and after the commit others are told. State that only the writer's OS thread touches (`_Desk`) needs no
+task ready, and after the commit others are told. State that only the writer's OS thread touches (`Desk`) needs no
 lock. Reads have a connection and an OS thread of their own, so a long listing holds nobody up.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sennit.errors import LeaseLost, SennitError, StoreUnavailable, UsageError
+from sennit.model.admission import Bounds
 from sennit.model.lifecycle import State
 from sennit.model.task import (
     AttemptView,
@@ -39,10 +40,12 @@ from sennit.store.ids import IdBlocks, reserve
 from sennit.store.migrate import migrate
 from sennit.store.moves import claim as claims
 from sennit.store.moves import finish as finishes
-from sennit.store.moves import look, outside, time
+from sennit.store.moves import look, outside, time, turn
+from sennit.store.moves.entry import known_bounds
 from sennit.store.moves.submit import submit
 from sennit.store.protocol import Listener
 from sennit.store.reader import Reader
+from sennit.store.sqlite_threads import SqliteThreads
 from sennit.store.writer import Writer
 from sennit.sync.ack import Ack
 from sennit.sync.clock import NowUs
@@ -51,12 +54,13 @@ from sennit.sync.filelock import Pen
 T = TypeVar("T")
 
 
-class SqliteStore:
+class SqliteStore(SqliteThreads):
     """`sennit.store.protocol.Store` on a SQLite file; its promises are the docstrings there.
 
     Args:
         path: the file; made, with its folder, when missing.
         durability: `full` (fsync per group commit) or `normal`.
+        bounds: what this process enforces in the store; None is what the worker enforces that joined last.
         now_us: another clock, for tests.
 
     Raises:
@@ -70,6 +74,7 @@ class SqliteStore:
         durability: str = "full",
         lock_timeout_s: float = 30.0,
         batch_max: int = 512,
+        bounds: Bounds | None = None,
         now_us: NowUs | None = None,
     ) -> None:
         self.path = Path(path)
@@ -77,6 +82,7 @@ class SqliteStore:
         self._make_folder()
         self._pen = Pen(self.path.with_name(self.path.name + "-pen"))
         connection = self._open(durability=durability, lock_timeout_s=lock_timeout_s, now_us=now_us)
+        self.bounds = known_bounds(connection) if bounds is None else bounds
         self._closing = threading.Lock()
         self._desk = Desk(self)
         self._writer: Writer[Effects] = Writer(
@@ -135,7 +141,7 @@ class SqliteStore:
         return self._ids.take(n)
 
     def submit(self, specs: Sequence[TaskSpec]) -> Ack[list[int]]:
-        return self._writer.put(lambda connection, effects: submit(connection, effects, specs))
+        return self._writer.put(lambda connection, effects: self._desk.submit(connection, effects, specs))
 
     def submit_in(self, connection: sqlite3.Connection, specs: Sequence[TaskSpec]) -> list[int]:
         """Store `specs` in the caller's own transaction on this file: they exist when it commits.
@@ -156,7 +162,9 @@ class SqliteStore:
         try:
             for spec, task_id in zip(specs, reserve(connection, len(specs)), strict=True):
                 spec.ref.id = task_id
-            ids = submit(connection, effects := Effects(self.now_us()), specs)
+            ids = submit(connection, effects := self._desk.effects(), specs)
+            if effects.room:
+                turn.admit(connection, effects)
             self._desk.count(connection, effects.counts)
             time.post_stops(connection, effects.stops)
         except sqlite3.Error as error:
@@ -198,7 +206,7 @@ class SqliteStore:
             if not time.registered(connection, worker_id):
                 return []  # nobody would rescue what it held
             time.renew_if_half_used(connection, effects, worker_id)
-            return claims.claim(connection, effects, worker_id=worker_id, queue=queue, n=n)
+            return claims.claim(connection, effects, worker_id=worker_id, queue=queue, n=n).tasks
 
         return self._writer.put(operation)
 
@@ -207,17 +215,17 @@ class SqliteStore:
 
     # ------------------------------------------------------------ ending
 
-    def finish(self, endings: Sequence[Ending], *, want: Mapping[str, int] | None = None) -> Ack[list[bool]]:
+    def finish(self, endings: Sequence[Ending], *, want: Mapping[str, int] | None = None) -> Ack[list[bool | None]]:
         if want:
             try:
                 self._desk.raise_order(want)
             except UsageError as error:
                 return Ack.failed_with(error)
-        return self._writer.put(lambda connection, effects: finishes.finish(connection, effects, endings))
+        return self._desk.finish(endings)
 
     def save_step(self, claim: Claim, key: str, result: bytes) -> Ack[bool]:
         def operation(connection: sqlite3.Connection, effects: Effects) -> bool:
-            if not finishes.still_held(connection, claim):
+            if not self._desk.still_held(connection, claim):
                 effects.counts["refused"] += 1
                 return False
             connection.execute("INSERT OR IGNORE INTO sennit_step VALUES (?, ?, ?)", (claim.task_id, key, result))
@@ -232,7 +240,7 @@ class SqliteStore:
         return self._writer.put(lambda c, fx: outside.cancel(c, fx, task_ids, reason))
 
     def revive(self, task_ids: Sequence[int]) -> Ack[list[bool]]:
-        return self._writer.put(lambda c, fx: [outside.revive(c, fx, i) for i in task_ids])
+        return self._writer.put(lambda c, fx: outside.revive(c, fx, task_ids))
 
     # ------------------------------------------------------------ time and death
 
@@ -247,7 +255,7 @@ class SqliteStore:
         return self._writer.put(lambda c, fx: len(finishes.rescue(c, fx, worker_id, message)))
 
     def fire(self) -> Ack[int | None]:
-        return self._writer.put(lambda c, fx: time.fire(c, fx, worker_id=self._desk.worker_id))
+        return self._writer.put(lambda c, fx: time.fire(c, fx, worker_id=self._desk.members.id))
 
     # ------------------------------------------------------------ schedules
 
@@ -311,7 +319,7 @@ class SqliteStore:
         return self._reader.put(lambda c: look.logs(c, task_id, after_seq=after_seq, limit=limit))
 
     def workers(self) -> Ack[list[WorkerInfo]]:
-        return self._reader.put(self._desk.peers.living)
+        return self._reader.put(self._desk.members.peers.living)
 
     def ledger(self) -> Ack[Ledger]:
         return self._reader.put(look.ledger)

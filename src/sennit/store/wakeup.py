@@ -58,9 +58,15 @@ class Hint(IntFlag):
     """An earlier deadline exists."""
     PEER = 16
     """A process joined."""
+    INBOX = 32
+    """A question was asked, changed or closed."""
+    ROOM = 64
+    """A queue that was full may have room."""
+    PRESSED = 128
+    """An urgent task is ready and nobody has a slot for it."""
 
 
-_ALL = int(Hint.READY | Hint.DONE | Hint.STOP | Hint.TIMER | Hint.PEER)
+_ALL = 255
 
 
 def ring(addresses: Iterable[str], hints: int) -> None:

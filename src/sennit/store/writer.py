@@ -22,7 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from sennit.errors import SennitError
 from sennit.store.connect import closed, explain
-from sennit.sync.ack import Ack, resolve_all
+from sennit.sync.ack import Ack, LoopCall, resolve_all
 
 T = TypeVar("T")
 E_co = TypeVar("E_co", covariant=True)
@@ -40,8 +40,8 @@ class Batch(Protocol[E]):
     def before_commit(self, connection: sqlite3.Connection, effects: list[E]) -> None:
         """Do what the effects ask for, in the same transaction."""
 
-    def after_commit(self, effects: list[E]) -> None:
-        """Tell the world; the transaction is durable."""
+    def after_commit(self, effects: list[E], settled: list[Settled]) -> list[LoopCall]:
+        """The transaction is durable: ring others, add to the acks, and return what is to be called with them."""
 
     def after_rollback(self) -> None:
         """Forget what `before_commit` prepared."""
@@ -109,12 +109,14 @@ class Writer(Generic[E]):
             else:
                 open_ = False
             if todo:
-                resolve_all(self._commit(todo))
+                resolve_all(*self._commit(todo))  # the last thing it does: those it wakes want the GIL
         self._connection.close()
         self._batch.end()
 
-    def _commit(self, todo: list[tuple[Callable[[sqlite3.Connection, E], Any], Ack[Any]]]) -> list[Settled]:
-        """Run a batch in one transaction and return how each ack is to be settled."""
+    def _commit(
+        self, todo: list[tuple[Callable[[sqlite3.Connection, E], Any], Ack[Any]]]
+    ) -> tuple[list[Settled], list[LoopCall]]:
+        """Run a batch in one transaction; return how each ack is to be settled, and what to call beside."""
         connection, alone = self._connection, len(todo) == 1
         settled: list[Settled] = []
         effects: list[E] = []
@@ -147,11 +149,10 @@ class Writer(Generic[E]):
                     connection.execute("ROLLBACK")
             self._batch.after_rollback()
             failure = self._error(error)
-            return [(ack, None, failure) for _, ack in todo]
+            return [(ack, None, failure) for _, ack in todo], []
         self.commits += 1
         self.operations += len(todo)
-        self._batch.after_commit(effects)
-        return settled
+        return settled, self._batch.after_commit(effects, settled)
 
     def _error(self, error: BaseException) -> BaseException:
         foreign = isinstance(error, (sqlite3.Error, OSError)) and not isinstance(error, SennitError)

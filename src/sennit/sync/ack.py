@@ -1,8 +1,9 @@
 """Ack: a result that another OS thread will deliver; `await` it in async code, `.result()` it in sync code.
 
-The store's writer resolves hundreds of acks after one commit. `resolve_all` wakes each event loop once per batch
-instead of once per result: `call_soon_threadsafe` costs tens of µs (a write to the loop's self-pipe), setting a
-future about one.
+The store's writer resolves hundreds of acks after one commit, and tells its listener besides. `resolve_all` wakes each
+event loop once for all of that: `call_soon_threadsafe` costs tens of µs (a write to the loop's self-pipe), setting a
+future about one. What is more, the loop that wakes wants the GIL, which the waking OS thread still has: every further
+system call hands it to and fro. So the wake-up is the last thing that is done.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from sennit.errors import UsageError
@@ -20,7 +21,11 @@ T = TypeVar("T")
 _lock = threading.Lock()  # guards the hand-over between `_settle` and a new waiter; held for nanoseconds
 _UNSET: Any = object()
 
-_Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+_Todo = tuple[Callable[[Any], object], Any]  # a function and its argument
+_Waiter = tuple[asyncio.AbstractEventLoop, _Todo]
+
+LoopCall = tuple[asyncio.AbstractEventLoop, Callable[[], object]]
+"""What is to be called, and on which loop."""
 
 
 class Ack(Generic[T]):
@@ -71,19 +76,28 @@ class Ack(Generic[T]):
                 return
         callback(self)
 
+    def call_when_done(self, loop: asyncio.AbstractEventLoop, callback: Callable[[Ack[T]], object]) -> None:
+        """Call `callback(self)` on `loop` when done, never from inside this call; not at all if the loop is closed."""
+        if not self._add_waiter((loop, (callback, self))):
+            call_in(loop, callback, self)
+
     def __await__(self) -> Generator[Any, None, T]:
         if not self.done:
             loop = asyncio.get_running_loop()
             future = loop.create_future()
-            with _lock:
-                waits = not self.done
-                if waits:
-                    if self._waiters is None:
-                        self._waiters = []
-                    self._waiters.append((loop, future))
-            if waits:
+            if self._add_waiter((loop, (_wake, future))):
                 yield from future
         return self._get()
+
+    def _add_waiter(self, waiter: _Waiter) -> bool:
+        """Return False, and add nothing, when it is done."""
+        with _lock:
+            if self.done:
+                return False
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+            return True
 
     def result(self, timeout_s: float | None = None) -> T:
         """Block this OS thread until done.
@@ -123,9 +137,15 @@ def in_event_loop() -> bool:
     return asyncio._get_running_loop() is not None  # noqa: SLF001 - documented for this use; get_running_loop raises
 
 
-def resolve_all(settled: Iterable[tuple[Ack[Any], Any, BaseException | None]]) -> None:
-    """Deliver many results, waking each event loop once. Each is (ack, value, error)."""
-    wake: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+def resolve_all(settled: Iterable[tuple[Ack[Any], Any, BaseException | None]], calls: Sequence[LoopCall] = ()) -> None:
+    """Deliver many results, waking each event loop once. Each is (ack, value, error).
+
+    Args:
+        calls: made on their loops before anybody there who waits goes on, with the same wake-up.
+    """
+    wake: dict[asyncio.AbstractEventLoop, list[_Todo]] = {}
+    for loop, function in calls:
+        wake.setdefault(loop, []).append((_call, function))
     callbacks: list[tuple[Callable[[Ack[Any]], None], Ack[Any]]] = []
     with _lock:
         for ack, value, error in settled:
@@ -134,8 +154,8 @@ def resolve_all(settled: Iterable[tuple[Ack[Any], Any, BaseException | None]]) -
             else:
                 ack._error = error  # noqa: SLF001
             if ack._waiters is not None:  # noqa: SLF001
-                for loop, future in ack._waiters:  # noqa: SLF001
-                    wake.setdefault(loop, []).append(future)
+                for loop, todo in ack._waiters:  # noqa: SLF001
+                    wake.setdefault(loop, []).append(todo)
                 ack._waiters = None  # noqa: SLF001
             if ack._callbacks is not None:  # noqa: SLF001
                 callbacks += [(c, ack) for c in ack._callbacks]  # noqa: SLF001
@@ -146,12 +166,12 @@ def resolve_all(settled: Iterable[tuple[Ack[Any], Any, BaseException | None]]) -
         except Exception:
             # One listener's bug must not keep the others, or the writer that calls us, from going on.
             logging.getLogger("sennit").exception("a callback of an ack failed")
-    here = asyncio._get_running_loop()  # noqa: SLF001
-    for loop, futures in wake.items():
+    here = asyncio._get_running_loop() if wake else None  # noqa: SLF001
+    for loop, todos in wake.items():
         if loop is here:
-            _set(futures)
+            _do_here(loop, todos)
         else:
-            call_in(loop, _set, futures)
+            call_in(loop, _do_all, todos)
 
 
 def call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> bool:
@@ -165,7 +185,34 @@ def call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *a
     return True
 
 
-def _set(futures: list[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():  # the waiter may have been cancelled
-            future.set_result(None)
+def _do_all(todos: Iterable[_Todo]) -> None:
+    """On the loop. One that fails must not keep the others from being told."""
+    left = iter(todos)
+    try:
+        for function, argument in left:
+            try:
+                function(argument)
+            except Exception as error:  # noqa: BLE001 - as the loop does with every callback
+                what = {"message": "a listener or a callback of an ack failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(what)
+    except BaseException:  # Ctrl-C: the loop may be run once more, to clean up, and wait for what is left
+        asyncio.get_running_loop().call_soon(_do_all, list(left))
+        raise
+
+
+def _do_here(loop: asyncio.AbstractEventLoop, todos: list[_Todo]) -> None:
+    """We are on the loop ourselves: its futures can be set at once, and nothing is called from inside our caller."""
+    for function, argument in todos:
+        if function is _wake:
+            _wake(argument)
+        else:
+            loop.call_soon(function, argument)
+
+
+def _call(function: Callable[[], object]) -> None:
+    function()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():  # the waiter may have been cancelled
+        future.set_result(None)

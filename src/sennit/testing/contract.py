@@ -2,12 +2,13 @@
 
     class TestMyStore(StoreContract):
         @pytest.fixture
-        def make_store(self, tmp_path: Path, clock: VirtualClock) -> Callable[[], Store]:
-            return lambda: MyStore(tmp_path / "tasks.db", now_us=clock.now_us)
+        def make_store(self, tmp_path: Path, clock: VirtualClock, bounds: Bounds) -> Callable[[], Store]:
+            return lambda: MyStore(tmp_path / "tasks.db", now_us=clock.now_us, bounds=bounds)
 
 Each call of what `make_store` returns opens the same, at first empty, database again: as another process would. A
 store whose clock cannot be set overrides the fixture `clock` with one that skips; the tests that need time to pass are
-then left out. After every test the rows must verify and the ledger must balance.
+then left out. One that takes no `Bounds` overrides the fixture `bounds` with one that skips all but `Bounds()`. After
+every test the rows must verify and the ledger must balance.
 """
 
 from __future__ import annotations
@@ -20,27 +21,51 @@ import pytest
 
 _PARTS = [
     f"sennit.testing.contract_{part}"
-    for part in ("tools", "submit", "claim", "finish", "cascade", "revive", "time", "look")
+    for part in (
+        *("tools", "submit", "claim", "finish", "cascade", "revive", "time", "look"),
+        *("turns", "busy", "room", "state", "asks", "expiry", "signals", "cache", "entry", "threads"),
+    )
 ]
 pytest.register_assert_rewrite(*(part for part in _PARTS if part not in sys.modules))
 
 # ruff: noqa: E402 - asserts are rewritten, so that they show their values, only in modules imported after this
+from sennit.model.admission import Bounds
 from sennit.store.protocol import Store
 from sennit.testing.clock import VirtualClock
+from sennit.testing.contract_asks import AsksContract
 from sennit.testing.contract_cascade import CascadeContract
 from sennit.testing.contract_claim import ClaimContract
+from sennit.testing.contract_entry import EntryContract
+from sennit.testing.contract_expiry import ExpiryContract
 from sennit.testing.contract_finish import FinishContract
 from sennit.testing.contract_look import LookContract
 from sennit.testing.contract_revive import ReviveContract
+from sennit.testing.contract_signals import SignalsContract
+from sennit.testing.contract_state import StateContract
 from sennit.testing.contract_submit import SubmitContract
+from sennit.testing.contract_threads import ThreadsContract
 from sennit.testing.contract_time import TimeContract
 from sennit.testing.contract_tools import Rig, running_loop
+from sennit.testing.contract_turns import TurnsContract
 
 __all__ = ["StoreContract", "VirtualClock"]
 
 
 class StoreContract(
-    SubmitContract, ClaimContract, FinishContract, CascadeContract, ReviveContract, TimeContract, LookContract
+    SubmitContract,
+    ClaimContract,
+    FinishContract,
+    CascadeContract,
+    ReviveContract,
+    TimeContract,
+    LookContract,
+    TurnsContract,
+    StateContract,
+    ThreadsContract,
+    AsksContract,
+    ExpiryContract,
+    SignalsContract,
+    EntryContract,
 ):
     """Every sentence of the protocol's docstrings is a test here."""
 
@@ -48,6 +73,12 @@ class StoreContract(
     def clock(self) -> VirtualClock:
         """The store's clock; it stands still until a test moves it."""
         return VirtualClock()
+
+    @pytest.fixture
+    def bounds(self, request: pytest.FixtureRequest) -> Bounds:
+        """What every store object of the test enforces; a test says what by parametrizing it indirectly."""
+        bounds: Bounds = getattr(request, "param", Bounds())
+        return bounds
 
     @pytest.fixture
     def make_store(self) -> Callable[[], Store]:

@@ -39,18 +39,6 @@ class ClaimOrderContract:
 
         assert [task.id for task in rig.claim(3)] == [early, low, late]
 
-    def test_a_thread_that_hands_in_many_tasks_queues_behind_itself(self, rig: Rig) -> None:
-        rig.submit(*(rig.spec(thread_id="busy") for _ in range(50)))
-        other = rig.put(thread_id="quiet")
-        free = rig.put()
-
-        assert {other, free} <= {task.id for task in rig.claim(3)}
-
-    def test_the_tasks_of_one_thread_keep_their_order(self, rig: Rig) -> None:
-        ids = [rig.put(thread_id="t") for _ in range(20)]
-
-        assert [task.id for task in rig.claim(20)] == ids
-
     def test_a_task_of_another_queue_is_not_claimed(self, rig: Rig) -> None:
         rig.put(queue="other")
 
@@ -80,7 +68,7 @@ class ClaimOrderContract:
         parents = [rig.ended_as(State.SUCCEEDED), rig.ended_as(State.FAILED)]
         task_id = rig.put(
             handler="h", payload=b"[[1],{}]", thread_id="t", options=b'{"retries":2}', after=[*parents, parents[0]][:2],
-            on_parent_failed="run", deadline_us=9_000_000,
+            on_parent_failed="run", deadline_us=9_000_000, priority=Priority.HIGH,
         )  # fmt: skip
 
         task = rig.run(task_id)
@@ -90,7 +78,7 @@ class ClaimOrderContract:
             b'{"retries":2}', clock.now_us(), clock.now_us() + 9_000_000,
         )  # fmt: skip
         assert (task.attempt, task.failures, task.crashes, task.parents) == (1, 0, 0, (b"1", None))
-        assert (task.steps, task.claim) == ({}, (task_id, 1))
+        assert (task.steps, task.claim, task.priority) == ({}, (task_id, 1), Priority.HIGH)
 
     def test_the_attempt_grows_with_every_claim(self, rig: Rig) -> None:
         task = rig.start()

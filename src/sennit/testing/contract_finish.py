@@ -156,11 +156,11 @@ class EndingContract:
     def test_eight_that_end_one_attempt_at_once_are_accepted_once(self, open_rig: Callable[..., Rig]) -> None:
         rigs = open_rig(), open_rig()
         task = rigs[0].start()
-        accepted: list[bool] = []
+        accepted: list[bool | None] = []
 
         in_threads(8, lambda k: accepted.extend(rigs[k % 2].finish(Succeeded(task.claim, b"%d" % k))))
 
-        assert sorted(accepted) == [False] * 7 + [True]
+        assert (accepted.count(True), accepted.count(False)) == (1, 7)
 
     def test_a_retry_counts_a_failure_and_makes_it_scheduled(self, rig: Rig, clock: VirtualClock) -> None:
         task = rig.start()

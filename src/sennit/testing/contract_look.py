@@ -295,6 +295,10 @@ class LookContract(WatchContract, ListContract, PruneContract):
             lambda: store.task(1).result(timeout_s=TIMEOUT_S),
             lambda: store.watch(1).result(timeout_s=TIMEOUT_S),
             lambda: store.heartbeat(1, 1).result(timeout_s=TIMEOUT_S),
+            lambda: store.state("t").result(timeout_s=TIMEOUT_S),
+            lambda: store.answer([]).result(timeout_s=TIMEOUT_S),
+            lambda: store.watch_inbox(-1).result(timeout_s=TIMEOUT_S),
+            lambda: store.wait_room("q", 1).result(timeout_s=TIMEOUT_S),
             lambda: store.take_ids(5000),
         ):
             with pytest.raises(StoreUnavailable):

@@ -143,6 +143,21 @@ class FireContract:
         assert due_s == [2, 5, 9]
         assert rig.number(State.READY) == 3
 
+    @pytest.mark.parametrize("released_by", ["its parent", "its turn"])
+    def test_fire_returns_when_that_is_due_which_it_has_scheduled_itself(
+        self, rig: Rig, clock: VirtualClock, released_by: str
+    ) -> None:
+        first = rig.put(deadline_us=SECOND_US, thread_id="t")
+        if released_by == "its turn":
+            second = rig.put(thread_id="t", delay_us=3 * SECOND_US)
+        else:
+            second = rig.put(after=[first], delay_us=3 * SECOND_US, on_parent_failed="run")
+        clock.advance(1)
+
+        assert got(rig.store.fire()) == clock.now_us() + 3 * SECOND_US
+
+        assert rig.states(first, second) == [State.FAILED, State.SCHEDULED]
+
     def test_a_listener_is_told_of_a_deadline_earlier_than_any_before(self, rig: Rig, clock: VirtualClock) -> None:
         rig.put(delay_us=60 * SECOND_US)
         rig.heard.wait_for(lambda: rig.heard.dues_us[-1:] == [clock.now_us() + 60 * SECOND_US])

@@ -26,6 +26,7 @@ from sennit.model.task import (
     ErrorInfo,
     Failed,
     OnParentFailed,
+    Parked,
     Ref,
     Retried,
     Succeeded,
@@ -33,6 +34,7 @@ from sennit.model.task import (
     TaskView,
     WorkerInfo,
 )
+from sennit.model.thread import STATE, AskSpec, AskView, StateView, StateWrite
 from sennit.store.protocol import Store
 from sennit.sync.ack import Ack
 
@@ -56,6 +58,7 @@ class Recorder:
         self.stopped: list[Claim] = []
         self.dues_us: list[int] = []
         self.deaths: list[int] = []
+        self.pressed: list[str] = []
         self._changed = threading.Condition()
 
     def on_claimed(self, tasks: list[Claimed]) -> None:
@@ -73,6 +76,10 @@ class Recorder:
     def on_death(self, worker_id: int) -> None:
         """Keep who died."""
         self._keep(self.deaths, [worker_id])
+
+    def on_pressed(self, queue: str) -> None:
+        """Keep where it is urgent."""
+        self._keep(self.pressed, [queue])
 
     def _keep(self, kept: list[Any], new: Sequence[Any]) -> None:
         with self._changed:
@@ -173,7 +180,7 @@ class Rig:
         assert task.id == task_id, f"claimed {task.id}, expected {task_id}"
         return task
 
-    def finish(self, *endings: Ending) -> list[bool]:
+    def finish(self, *endings: Ending) -> list[bool | None]:
         """Record endings."""
         return got(self.store.finish(endings))
 
@@ -189,6 +196,20 @@ class Rig:
         """End an attempt to be tried again."""
         due_us = self.store.now_us() + round(after_s * SECOND_US)
         assert self.finish(Retried(task.claim, due_us, BOOM)) == [True]
+
+    def park(self, task: Claimed, *asks: AskSpec) -> None:
+        """End an attempt until somebody answers."""
+        assert self.finish(Parked(task.claim, "ask", asks)) == [True]
+
+    def ask(self, *asks: AskSpec, **options: Any) -> list[AskView]:
+        """Hand in a task, run it and let it ask; return its open questions."""
+        task = self.start(**options)
+        self.park(task, *asks)
+        return got(self.store.asks(task_id=task.id))
+
+    def fire(self) -> int | None:
+        """Do what is due."""
+        return got(self.store.fire())
 
     def ended_as(self, state: State) -> int:
         """Hand in a task and bring it to an end; return its id."""
@@ -213,6 +234,26 @@ class Rig:
     def states(self, *task_ids: int) -> list[State]:
         """Return where several tasks are now."""
         return [self.state(i) for i in task_ids]
+
+    def reason(self, task_id: int) -> tuple[State, str]:
+        """Return where a task is now, and why."""
+        view = self.view(task_id)
+        return view.state, view.reason
+
+    def remembered(self, thread_id: str = "t", name: str = STATE, *, version: int | None = None) -> StateView:
+        """Return what a thread remembers."""
+        return got(self.store.state(thread_id, name, version=version))
+
+    def write(self, *writes: StateWrite, claim: Claim | None = None) -> list[StateView]:
+        """Write versions of states."""
+        return got(self.store.write_states(writes, claim=claim))
+
+    def hear_all(self) -> None:
+        """Wait until the listener has been told all that came before."""
+        (task_id,) = self.submit(self.spec(queue="heard"))
+        (task,) = self.claim(queue="heard")
+        assert got(self.store.cancel([task_id])) == [True]
+        self.heard.wait_for(lambda: task.claim in self.heard.stopped)
 
     def number(self, state: State, *, queue: str = "q") -> int:
         """Return how many live tasks of a queue are in a state."""

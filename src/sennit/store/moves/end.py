@@ -1,6 +1,7 @@
 """Tasks end, and what depends on them follows in the same transaction.
 
-stop | end ─► each task ends, its limits go ─► dependants: released, or ended by their policy, transitively
+stop | end ─► each task ends, its limits and questions go, its thread's turn passes on
+          ─► dependants: released, or ended by their policy, transitively
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from sennit.model.task import Claim, ErrorInfo, encode
 from sennit.store.effects import Effects
 from sennit.store.moves.limit import lift
 from sennit.store.moves.place import make_ready, schedule
+from sennit.store.moves.turn import leave
 from sennit.store.sql import statements
 
-_EDGES, _COUNT_DOWN, _DROP_WAITING, _PLACE, _DEPENDANTS = statements("sqlite", "release")
+_EDGES, _COUNT_DOWN, _TURN_CAME, _DROP_WAITING, _PLACE, _DEPENDANTS = statements("sqlite", "release")
 _END, _ATTEMPT = statements("sqlite", "end")
 _PULLS = statements("sqlite", "pull")
+_ANY_ASK, _VOID, _REVISE = statements("sqlite", "void")
 
 
 def stop(
@@ -26,7 +29,8 @@ def stop(
 ) -> None:
     """End open tasks wherever they are; running attempts are told to stop.
 
-    All of them end before any dependant is looked at: one that is itself in `task_ids` ends as its parent did.
+    All of them end before any dependant is looked at: one that is itself in `task_ids` ends as its parent did. And
+    all leave their threads before any turn is passed on: none becomes ready only to be ended.
     """
     for task_id in task_ids:
         attempt, failures, crashes, worker_id, started_us = _pull(connection, task_id)
@@ -35,6 +39,7 @@ def stop(
             note(connection, effects, Claim(task_id, attempt), str(state), history=(worker_id, started_us), error=error)
         counts, history = (attempt, failures, crashes), (worker_id, started_us)
         _end_one(connection, effects, task_id, state, error, counts=counts, history=history)
+    _settle(connection, effects, task_ids)
     _cascade(connection, effects, [(task_id, state) for task_id in task_ids])
 
 
@@ -60,6 +65,7 @@ def end(
 ) -> None:
     """End a task that is in no narrow table as failed or cancelled, and all that depends on it, transitively."""
     _end_one(connection, effects, task_id, state, error, counts=counts, history=history)
+    _settle(connection, effects, [task_id])
     _cascade(connection, effects, [(task_id, state)])
 
 
@@ -74,9 +80,23 @@ def _end_one(
     history: tuple[int | None, int | None],
 ) -> None:
     connection.execute(_END, (ENDED_CODES[state], encode(error), effects.now_us, *counts, *history, task_id))
-    lift(connection, [task_id])
     effects.ended.append(task_id)
     effects.counts[str(state)] += 1
+
+
+def _settle(connection: sqlite3.Connection, effects: Effects, ended: Sequence[int]) -> None:
+    """Let go of what ended tasks had: time limits, open questions, the turn in their thread."""
+    lift(connection, ended)
+    _void(connection, effects, ended)
+    leave(connection, effects, ended, _turn_came)
+
+
+def _void(connection: sqlite3.Connection, effects: Effects, ended: Sequence[int]) -> None:
+    if connection.execute(_ANY_ASK).fetchone()[0]:
+        kinds = [kind for (kind,) in connection.execute(_VOID, (effects.now_us, encode(ended))).fetchall()]
+        if "ask" in kinds:
+            connection.execute(_REVISE)
+            effects.inbox = True
 
 
 def _cascade(connection: sqlite3.Connection, effects: Effects, ended: list[tuple[int, State]]) -> None:
@@ -91,33 +111,46 @@ def _cascade(connection: sqlite3.Connection, effects: Effects, ended: list[tuple
         )
         for child, policy in dict(connection.execute(_DEPENDANTS, (parent,)).fetchall()).items():
             if policy == "run":
-                _count_down(connection, effects, child, 1)
+                _count_down(connection, effects, child)
                 continue
-            connection.execute(_DROP_WAITING, (child,))
+            ((*counts, _),) = connection.execute(_DROP_WAITING, (child,)).fetchall()
             child_state = State.FAILED if policy == "fail" else State.CANCELLED
-            _end_one(connection, effects, child, child_state, because, counts=(0, 0, 0), history=(None, None))
+            _end_one(connection, effects, child, child_state, because, counts=tuple(counts), history=(None, None))
+            _settle(connection, effects, [child])
             todo.append((child, child_state))
 
 
 def release(connection: sqlite3.Connection, effects: Effects, ended: Sequence[int]) -> None:
-    """Lift the limits of tasks that succeeded; count their dependants' open parents down; place those with none left."""
-    lift(connection, ended)
+    """Settle tasks that succeeded; count their dependants' open parents down; place those with none left."""
+    _settle(connection, effects, ended)
     edges = connection.execute(_EDGES, (encode(ended),)).fetchall()
     if edges:
         for child, parents in sorted(Counter(child for _, child in set(edges)).items()):
             _count_down(connection, effects, child, parents)
 
 
-def _count_down(connection: sqlite3.Connection, effects: Effects, child: int, parents: int) -> None:
+def _count_down(connection: sqlite3.Connection, effects: Effects, child: int, parents: int = 1) -> None:
+    """Count the open parents of a waiting task down; place it when it waits for nothing more."""
     rows = connection.execute(_COUNT_DOWN, (parents, child)).fetchall()
-    if not rows or rows[0][0] > 0:  # no row: the child has ended already
-        return
-    connection.execute(_DROP_WAITING, (child,))
-    queue, priority, thread_id, delay_us = connection.execute(_PLACE, (child,)).fetchone()
-    if delay_us:
-        schedule(connection, effects, child, due_us=effects.now_us + delay_us, reason="delay")
+    if rows and not rows[0][0]:  # no row: the child has ended already, or does not wait for its parents
+        _go_on(connection, effects, child)
+
+
+def _turn_came(connection: sqlite3.Connection, effects: Effects, task_id: int) -> None:
+    """Count down what a task waits for, because it has its thread's turn; place it when that was all."""
+    if not connection.execute(_TURN_CAME, (task_id,)).fetchall()[0][0]:
+        _go_on(connection, effects, task_id)
+
+
+def _go_on(connection: sqlite3.Connection, effects: Effects, task_id: int) -> None:
+    """Take a task that waits for nothing more out of `waiting`; its delay comes next, unless it has had that before."""
+    ((*counts, free),) = connection.execute(_DROP_WAITING, (task_id,)).fetchall()
+    queue, priority, thread_id, delay_us = connection.execute(_PLACE, (task_id,)).fetchone()
+    if delay_us and not free:
+        schedule(connection, effects, task_id, due_us=effects.now_us + delay_us, reason="delay")
     else:
-        make_ready(connection, effects, child, queue=queue, priority=priority, thread_id=thread_id)
+        place = {"queue": queue, "priority": priority, "thread_id": thread_id}
+        make_ready(connection, effects, task_id, **place, counts=tuple(counts))
 
 
 def note(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import assert_never
 
-from sennit.errors import SubmitError
+from sennit.errors import ConcurrentModificationError, SubmitError
 from sennit.model.lifecycle import State
 from sennit.model.task import (
     Cancelled,
@@ -18,11 +18,13 @@ from sennit.model.task import (
     Failed,
     GivenBack,
     Parked,
+    Preempted,
     Retried,
     Slept,
     Succeeded,
 )
 from sennit.store.effects import Effects
+from sennit.store.moves import ask, outside, state, turn
 from sennit.store.moves.end import end, note, release
 from sennit.store.moves.place import put_back, schedule
 from sennit.store.moves.submit import submit
@@ -34,9 +36,9 @@ _HELD, _DROP_WORKER, _DROP_STOPS = statements("sqlite", "rescue")
 _CRASHES_MAX = "SELECT crashes_max FROM sennit_task WHERE id = ?"
 
 
-def finish(connection: sqlite3.Connection, effects: Effects, endings: Sequence[Ending]) -> list[bool]:
-    """Record how attempts ended; True per ending that was accepted."""
-    accepted: list[bool] = []
+def finish(connection: sqlite3.Connection, effects: Effects, endings: Sequence[Ending]) -> list[bool | None]:
+    """Record how attempts ended; True per ending that was accepted, None when its writes conflict."""
+    accepted: list[bool | None] = []
     for plain, group in groupby(endings, _is_plain_success):
         if plain:
             accepted += _succeed(connection, effects, list(group))  # type: ignore[arg-type]  # groupby loses the type
@@ -47,7 +49,7 @@ def finish(connection: sqlite3.Connection, effects: Effects, endings: Sequence[E
 
 
 def _is_plain_success(ending: Ending) -> bool:
-    return isinstance(ending, Succeeded) and not ending.children
+    return isinstance(ending, Succeeded) and not ending.children and not ending.writes
 
 
 def _succeed(connection: sqlite3.Connection, effects: Effects, endings: list[Succeeded]) -> list[bool]:
@@ -73,30 +75,35 @@ def _succeed(connection: sqlite3.Connection, effects: Effects, endings: list[Suc
     return accepted
 
 
-def _succeed_with_children(connection: sqlite3.Connection, effects: Effects, ending: Succeeded) -> bool:
-    """Record a success and submit its children, or, when they are refused, a failure that says so.
+def _succeed_with_more(connection: sqlite3.Connection, effects: Effects, ending: Succeeded) -> bool | None:
+    """Record a success with its children and writes; None, and nothing, when a write conflicts.
 
-    The refusal concerns this attempt only, so it must not undo the other endings of the transaction.
+    When the children are refused it is recorded as a failure. Either concerns this attempt only, so it must not undo the other endings of the transaction.
     """
-    inner = Effects(effects.now_us)
-    connection.execute("SAVEPOINT children")
+    inner = Effects(effects.now_us, effects.bounds)
+    accepted: bool | None
+    connection.execute("SAVEPOINT more")
     try:
         (accepted,) = _succeed(connection, inner, [ending])
         if accepted:
+            state.write(connection, inner, ending.writes, task_id=ending.claim.task_id)
             submit(connection, inner, ending.children)
+    except ConcurrentModificationError:
+        connection.execute("ROLLBACK TO more")
+        accepted = None
     except SubmitError as error:
-        connection.execute("ROLLBACK TO children")
+        connection.execute("ROLLBACK TO more")
         accepted = _end_attempt(connection, effects, Failed(ending.claim, ErrorInfo.of_refusal(error)))
     else:
         effects.add(inner)
-    connection.execute("RELEASE children")
+    connection.execute("RELEASE more")
     return accepted
 
 
-def _end_attempt(connection: sqlite3.Connection, effects: Effects, ending: Ending) -> bool:
+def _end_attempt(connection: sqlite3.Connection, effects: Effects, ending: Ending) -> bool | None:
     """Take one attempt out of `running` and put its task where the ending says."""
     if isinstance(ending, Succeeded):
-        return _succeed_with_children(connection, effects, ending)
+        return _succeed_with_more(connection, effects, ending)
     claim = ending.claim
     row = connection.execute(_UNRUN, claim).fetchall()
     if not row:
@@ -119,14 +126,22 @@ def _end_attempt(connection: sqlite3.Connection, effects: Effects, ending: Endin
             effects.counts["retried"] += 1
             counts = (attempt, failures + 1, crashes)
             schedule(connection, effects, task_id, due_us=due_us, reason="retry", counts=counts)
+            turn.rest(connection, effects, task_id)
         case Slept(due_us=due_us, reason=reason):
             counts = (attempt, failures, crashes)
             schedule(connection, effects, task_id, due_us=due_us, reason=reason, counts=counts)
-        case Parked(reason=reason):
+            turn.rest(connection, effects, task_id)
+        case Parked(reason=reason, asks=asks):
             connection.execute(_PARK, (task_id, attempt, failures, crashes, reason, effects.now_us))
+            turn.rest(connection, effects, task_id)
+            if ask.put(connection, effects, task_id, asks):
+                outside.resume(connection, effects, task_id)
         case GivenBack():
             counts = (attempt, failures, crashes)
             put_back(connection, effects, task_id, queue=queue, place_us=place_us, counts=counts)
+        case Preempted():
+            turn.rest(connection, effects, task_id)
+            outside.place(connection, effects, task_id, (attempt, failures, crashes))
         case Crashed(error=error):
             counts, place = (attempt, failures, crashes + 1), (queue, place_us)
             _crash(connection, effects, claim, error, counts=counts, history=history, place=place)

@@ -18,6 +18,5 @@ def lift(connection: sqlite3.Connection, ended: Sequence[int]) -> None:
 
 
 def started(connection: sqlite3.Connection, task_ids: Sequence[int]) -> None:
-    """Forget the queue time-outs of tasks that were claimed."""
-    if connection.execute(_ANY).fetchone()[0]:
-        connection.execute(_LIFT_QUEUE_TIMEOUT, (encode(task_ids),))
+    """Forget the queue time-outs of tasks that were claimed; the claim has seen that there are limits."""
+    connection.execute(_LIFT_QUEUE_TIMEOUT, (encode(task_ids),))

@@ -11,6 +11,7 @@ from sennit.store.effects import Effects
 from sennit.store.moves import look
 from sennit.store.moves.end import stop
 from sennit.store.moves.place import make_ready
+from sennit.store.moves.turn import reenter
 from sennit.store.sql import statements
 
 (_UNPARK,) = statements("sqlite", "resume")
@@ -36,26 +37,41 @@ def resume(connection: sqlite3.Connection, effects: Effects, task_id: int) -> bo
     """Make a suspended task ready; False for any other."""
     rows = connection.execute(_UNPARK, (task_id,)).fetchall()
     if rows:
-        _place(connection, effects, task_id, rows[0])
+        place(connection, effects, task_id, rows[0])
     return bool(rows)
 
 
-def revive(connection: sqlite3.Connection, effects: Effects, task_id: int) -> bool:
-    """Make a failed or cancelled task ready; False for any other. Its limits went when it ended.
+def revive(connection: sqlite3.Connection, effects: Effects, task_ids: Sequence[int]) -> list[bool]:
+    """Make failed or cancelled tasks ready; False for any other, and for one named before. Their limits went with them.
 
     Raises:
         TaskNotFound: the caller rolls back.
     """
-    ended = look.outcome(connection, task_id)
-    if ended is None or ended.state is State.SUCCEEDED:
-        return False
-    connection.execute(_REOPEN, (task_id,))
-    connection.execute(_WAIT_AGAIN, (task_id,))
-    effects.counts[str(ended.state)] -= 1
-    _place(connection, effects, task_id, (ended.attempt, 0, 0))
-    return True
+    revived: set[int] = set()
+    answers: list[bool] = []
+    lines: dict[str, list[tuple[int, str, tuple[int, int, int]]]] = {}
+    for task_id in task_ids:
+        ended = look.outcome(connection, task_id)
+        answers.append(ended is not None and ended.state is not State.SUCCEEDED and task_id not in revived)
+        if ended is None or not answers[-1]:
+            continue
+        revived.add(task_id)
+        connection.execute(_REOPEN, (task_id,))
+        connection.execute(_WAIT_AGAIN, (task_id,))
+        effects.counts[str(ended.state)] -= 1
+        counts = (ended.attempt, 0, 0)
+        queue, _, thread_id = connection.execute(_PLACE, (task_id,)).fetchone()
+        if thread_id is None:
+            place(connection, effects, task_id, counts)
+        else:
+            lines.setdefault(thread_id, []).append((task_id, queue, counts))
+    for thread_id, tasks in lines.items():
+        if reenter(connection, thread_id, tasks) is not None:
+            place(connection, effects, tasks[0][0], tasks[0][2])
+    return answers
 
 
-def _place(connection: sqlite3.Connection, effects: Effects, task_id: int, counts: tuple[int, int, int]) -> None:
+def place(connection: sqlite3.Connection, effects: Effects, task_id: int, counts: tuple[int, int, int]) -> None:
+    """Put a task that is in no narrow table at the place of one that is ready from now."""
     queue, priority, thread_id = connection.execute(_PLACE, (task_id,)).fetchone()
     make_ready(connection, effects, task_id, queue=queue, priority=priority, thread_id=thread_id, counts=counts)

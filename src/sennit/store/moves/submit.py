@@ -10,32 +10,37 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from sennit.errors import DuplicateKey, UnknownDependency
+from sennit.errors import UnknownDependency
 from sennit.model.graph import order_batch
 from sennit.model.lifecycle import ENDED_BY_CODE, State
-from sennit.model.order import order_us
+from sennit.model.order import Priority, order_us
 from sennit.model.task import ErrorInfo, TaskSpec
 from sennit.store.effects import Effects
 from sennit.store.moves.end import stop
-from sennit.store.moves.place import READY, TIMER, Tags
+from sennit.store.moves.entry import admit
+from sennit.store.moves.key import exists
+from sennit.store.moves.place import READY, TIMER
+from sennit.store.moves.turn import enter, has_room
 from sennit.store.sql import statements
 
 _TASK, _EDGE, _WAITING, _DEADLINE, _PLAIN_TASK, _READY_RANGE = statements("sqlite", "submit")
 
 _STATE = "SELECT state FROM sennit_task WHERE id = ?"
-_BY_KEY = "SELECT id, state FROM sennit_task WHERE handler = ? AND key = ?"
-_BY_CHILD_KEY = "SELECT id FROM sennit_task WHERE parent_id = ? AND child_key = ?"
-_DROP_KEY = "UPDATE sennit_task SET key = NULL WHERE id = ?"
 
 
 def submit(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> list[int]:
     """Store `specs`, all or none; return their ids.
 
     Raises:
-        UnknownDependency, CyclicDependency, DuplicateKey: the caller rolls back.
+        SubmitError: the caller rolls back.
     """
-    if not specs:
-        return []
+    new = specs if all(s.entry is None for s in specs) else admit(connection, effects, specs)
+    if new:
+        _store(connection, effects, new)
+    return [s.ref.id for s in specs]
+
+
+def _store(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
     if _is_fan_out(specs):
         _insert_fan_out(connection, effects, specs)
     elif all(not s.parents and s.key is None and s.child_key is None for s in specs):
@@ -43,7 +48,6 @@ def submit(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Tas
     else:
         for spec in _in_order(specs):
             _submit_one(connection, effects, spec)
-    return [s.ref.id for s in specs]
 
 
 def _is_fan_out(specs: Sequence[TaskSpec]) -> bool:
@@ -68,6 +72,8 @@ def _insert_fan_out(connection: sqlite3.Connection, effects: Effects, specs: Seq
     connection.execute(_READY_RANGE, place)
     effects.counts["submitted"] += len(specs)
     effects.ready.add(first.queue)
+    if first.priority == Priority.URGENT:
+        effects.urgent.add(first.queue)
 
 
 def _in_order(specs: Sequence[TaskSpec]) -> list[TaskSpec]:
@@ -77,7 +83,7 @@ def _in_order(specs: Sequence[TaskSpec]) -> list[TaskSpec]:
 
 
 def _submit_one(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec) -> None:
-    if _exists(connection, effects, spec):
+    if exists(connection, effects, spec):
         return
     parents = [p.id for p in spec.parents]
     states = {p: _state_of(connection, p) for p in set(parents)}
@@ -97,33 +103,6 @@ def _submit_one(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec
             return
 
 
-def _exists(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec) -> bool:
-    """True, with the Ref set to the stored task, when this submit finds one by its key."""
-    if spec.child_key is not None:
-        row = connection.execute(_BY_CHILD_KEY, (spec.parent_id, spec.child_key)).fetchone()
-        if row is not None:
-            spec.ref.id = row[0]
-            return True
-    if spec.key is None:
-        return False
-    row = connection.execute(_BY_KEY, (spec.handler, spec.key)).fetchone()
-    if row is None:
-        return False
-    stored_id, state = row
-    match spec.on_conflict:
-        case "existing":
-            spec.ref.id = stored_id
-            return True
-        case "reject":
-            raise DuplicateKey(spec.handler, spec.key, stored_id)
-        case "replace":
-            connection.execute(_DROP_KEY, (stored_id,))
-            if not state:
-                error = ErrorInfo(kind="cancelled", message=f"replaced by task {spec.ref.id} with the same key")
-                stop(connection, effects, [stored_id], State.CANCELLED, error)
-            return False
-
-
 def _state_of(connection: sqlite3.Connection, task_id: int) -> State | None:
     """Return the ended state, READY for any open one (a parent is open or not), None when unknown."""
     row = connection.execute(_STATE, (task_id,)).fetchone()
@@ -131,7 +110,10 @@ def _state_of(connection: sqlite3.Connection, task_id: int) -> State | None:
 
 
 def _insert(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec], *, need: int = 0) -> None:
-    """Write the wide rows and place each task; `need` open parents hold it back (for a batch of one)."""
+    """Write the wide rows and place each task; `need` open parents hold it back (for a batch of one).
+
+    A task of a thread may also have to wait for its turn.
+    """
     now_us = effects.now_us
     connection.executemany(
         _TASK,
@@ -151,10 +133,15 @@ def _insert(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Ta
         limits += [(now_us + s.queue_timeout_us, s.ref.id, "queue_timeout") for s in limited if s.queue_timeout_us]
         connection.executemany(_DEADLINE, limits)
         effects.due(min(limits)[0])
-    if need:
-        connection.execute(_WAITING, (specs[0].ref.id, need))
+    if all(s.thread_id is None for s in specs):
+        if need:
+            connection.execute(_WAITING, (specs[0].ref.id, need))
+        else:
+            _place(connection, effects, specs)
         return
-    _place(connection, effects, specs)
+    needs = [need + turn for turn in enter(connection, specs)]
+    connection.executemany(_WAITING, [(s.ref.id, n) for s, n in zip(specs, needs, strict=True) if n])
+    _place(connection, effects, [s for s, n in zip(specs, needs, strict=True) if not n])
 
 
 def _place(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
@@ -164,11 +151,14 @@ def _place(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Tas
     if later:
         connection.executemany(TIMER, later)
         effects.due(min(later)[0])
-    at_once = [s for s in specs if not s.delay_us]
-    if at_once:
-        tags = Tags(connection, now_us)
-        places = [order_us(s.priority, now_us=now_us, tag_us=tags.take(s.thread_id)) for s in at_once]
-        rows = [(s.queue, place_us, s.ref.id, 0, 0, 0) for s, place_us in zip(at_once, places, strict=True)]
-        connection.executemany(READY, rows)
-        tags.save()
-        effects.ready.update({s.queue for s in at_once})
+    rows = []
+    for spec in specs:
+        if spec.delay_us:
+            continue
+        task_id, place_us = spec.ref.id, order_us(spec.priority, now_us=now_us)
+        if spec.thread_id is None or has_room(connection, effects, task_id, place_us=place_us, counts=(0, 0, 0)):
+            rows.append((spec.queue, place_us, task_id, 0, 0, 0))
+            effects.ready.add(spec.queue)
+            if spec.priority == Priority.URGENT:
+                effects.urgent.add(spec.queue)
+    connection.executemany(READY, rows)

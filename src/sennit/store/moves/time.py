@@ -7,6 +7,7 @@ import sqlite3
 from sennit.model.lifecycle import State
 from sennit.model.task import Claim, ErrorInfo, WorkerInfo, encode
 from sennit.store.effects import Effects
+from sennit.store.moves import ask
 from sennit.store.moves.end import stop
 from sennit.store.moves.finish import rescue
 from sennit.store.moves.place import make_ready
@@ -17,6 +18,7 @@ _JOIN, _RENEW, _RENEW_HALF, _HELD, _STOPS, _DROP_STOPS, _PEERS, _UNBELL, _LEAVE,
     "sqlite", "worker"
 )
 _OLD, *_FORGET = statements("sqlite", "prune")
+_FORGET_OLD = statements("sqlite", "prune_old")
 
 
 def fire(connection: sqlite3.Connection, effects: Effects, *, worker_id: int) -> int | None:
@@ -31,6 +33,7 @@ def fire(connection: sqlite3.Connection, effects: Effects, *, worker_id: int) ->
         connection.execute(_DROP_TIMER, (due_us, task_id))
         counts = (attempt, failures, crashes)
         make_ready(connection, effects, task_id, queue=queue, priority=priority, thread_id=thread_id, counts=counts)
+    ask.expire(connection, effects)
     for (lapsed_id,) in connection.execute(_LAPSED, (now_us,)).fetchall():
         lost = rescue(connection, effects, lapsed_id, "the lease of its worker lapsed (frozen, or its host is gone)")
         effects.stops.setdefault(lapsed_id, []).extend(lost)
@@ -100,6 +103,7 @@ def prune(connection: sqlite3.Connection, effects: Effects, *, before_us: int, l
     old = connection.execute(_OLD, {"before_us": before_us, "n": limit}).fetchall()
     for statement in _FORGET:
         connection.executemany(statement, old)
-    connection.execute("DELETE FROM sennit_fair WHERE tag_us < ?", (effects.now_us,))
+    for statement in _FORGET_OLD:
+        connection.execute(statement, (before_us,))
     effects.counts["pruned"] += len(old)
     return len(old)

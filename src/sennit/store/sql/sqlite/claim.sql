@@ -1,11 +1,15 @@
 -- claim: ready -> running, at most :n rows of one queue, in order.
 -- Atomic because the transaction holds SQLite's only write lock: all three statements see the same rows. The first
 -- finds them (with what the worker needs), the other two move the whole range at once, however many rows it has.
+-- It also says, once and not per row, whether the worker has a lease and whether any task has a time limit: two
+-- statements more would be a tenth of the time from an idle submit to the commit.
 -- Uses the primary key of sennit_ready as a range (guarded by a test on EXPLAIN).
 -- DELETE … RETURNING would be one statement less, but returns rows in no order (measured, 3.40.1).
 
 SELECT r.id, r.order_us, r.attempt + 1, r.failures, r.crashes,
-       t.handler, t.payload, t.options, t.thread_id, t.created_us, t.deadline_us, t.parents
+       t.handler, t.payload, t.options, t.thread_id, t.created_us, t.deadline_us, t.parents, t.priority,
+       EXISTS (SELECT 1 FROM sennit_worker WHERE id = :worker_id AND bell <> ''),
+       EXISTS (SELECT 1 FROM sennit_deadline WHERE due_us >= 0)
   FROM sennit_ready AS r JOIN sennit_task AS t ON t.id = r.id
  WHERE r.queue = :queue
  ORDER BY r.order_us, r.id

@@ -21,4 +21,5 @@ SELECT id FROM sennit_worker AS w
 SELECT min(due_us) FROM (
   SELECT min(due_us) AS due_us FROM sennit_timer
   UNION ALL SELECT min(due_us) FROM sennit_deadline
+  UNION ALL SELECT min(expires_us) FROM sennit_ask WHERE state = 'open' AND expires_us IS NOT NULL
   UNION ALL SELECT min(expire_us) FROM sennit_worker WHERE id <> ? AND expire_us > ?);

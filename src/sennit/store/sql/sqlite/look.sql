@@ -2,13 +2,14 @@
 
 -- one task (by its primary key) or the newest that match; every filter is switched off by NULL
 SELECT t.id, t.handler, t.queue, t.priority, t.thread_id, t.key, t.parent_id, t.created_us, t.state, t.done_us, t.error,
-       coalesce(r.attempt, q.attempt, m.attempt, p.attempt, t.attempt),
-       coalesce(r.failures, q.failures, m.failures, p.failures, t.failures),
-       coalesce(r.crashes, q.crashes, m.crashes, p.crashes, t.crashes),
+       coalesce(r.attempt, q.attempt, m.attempt, p.attempt, w.attempt, t.attempt),
+       coalesce(r.failures, q.failures, m.failures, p.failures, w.failures, t.failures),
+       coalesce(r.crashes, q.crashes, m.crashes, p.crashes, w.crashes, t.crashes),
        coalesce(r.worker_id, t.worker_id), coalesce(r.started_us, t.started_us),
        CASE WHEN t.state THEN t.state WHEN r.id THEN 'running' WHEN q.id THEN 'ready' WHEN w.id THEN 'waiting'
             WHEN m.id THEN 'scheduled' WHEN p.id THEN 'suspended' END,
-       m.due_us, coalesce(w.need, 0), coalesce(m.reason, p.reason, ''),
+       m.due_us, coalesce(w.need, 0),
+       coalesce(m.reason, p.reason, CASE WHEN u.held = 0 THEN 'thread' WHEN u.gate_us THEN 'threads_max' END, ''),
        CASE WHEN :id IS NULL THEN NULL ELSE t.result END, CASE WHEN :id IS NULL THEN X'' ELSE t.payload END
   FROM sennit_task AS t
   LEFT JOIN sennit_running AS r ON r.id = t.id
@@ -16,6 +17,7 @@ SELECT t.id, t.handler, t.queue, t.priority, t.thread_id, t.key, t.parent_id, t.
   LEFT JOIN sennit_waiting AS w ON w.id = t.id
   LEFT JOIN sennit_timer   AS m ON m.id = t.id
   LEFT JOIN sennit_parked  AS p ON p.id = t.id
+  LEFT JOIN sennit_turn    AS u ON u.id = t.id
  WHERE t.id BETWEEN coalesce(:id, 0) AND coalesce(:id, 9223372036854775807)
    AND (:queue IS NULL OR t.queue = :queue)
    AND (:handler IS NULL OR t.handler = :handler)

@@ -17,4 +17,10 @@ DELETE FROM sennit_attempt WHERE task_id = ?1;
 
 DELETE FROM sennit_log WHERE task_id = ?1;
 
+DELETE FROM sennit_ask WHERE task_id = ?1;
+
+DELETE FROM sennit_cache_tag WHERE (handler, key) IN (SELECT handler, key FROM sennit_cache WHERE task_id = ?1);
+
+DELETE FROM sennit_cache WHERE task_id = ?1;
+
 DELETE FROM sennit_task WHERE id = ?1;

@@ -4,7 +4,7 @@ DELETE FROM sennit_running WHERE id = ? RETURNING attempt, failures, crashes, wo
 
 DELETE FROM sennit_ready WHERE id = ? RETURNING attempt, failures, crashes, NULL, NULL;
 
-DELETE FROM sennit_waiting WHERE id = ? RETURNING 0, 0, 0, NULL, NULL;
+DELETE FROM sennit_waiting WHERE id = ? RETURNING attempt, failures, crashes, NULL, NULL;
 
 DELETE FROM sennit_timer WHERE id = ? RETURNING attempt, failures, crashes, NULL, NULL;
 

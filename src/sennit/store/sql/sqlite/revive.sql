@@ -6,6 +6,6 @@ UPDATE sennit_task
  WHERE id = ?;
 
 -- those that wait for others and had counted this parent as done (on_parent_failed is run) wait for it again
-UPDATE sennit_waiting SET need = need + 1 WHERE id IN (SELECT child FROM sennit_edge WHERE parent = ?);
+UPDATE sennit_waiting SET need = need + 1 WHERE free = 0 AND id IN (SELECT child FROM sennit_edge WHERE parent = ?);
 
 SELECT queue, priority, thread_id FROM sennit_task WHERE id = ?;

@@ -15,11 +15,46 @@ SELECT 'row ' || n.id || ' in ' || n.place || ' belongs to no open task'
   LEFT JOIN sennit_task AS t ON t.id = n.id
  WHERE t.state IS NULL OR t.state <> 0 LIMIT 100;
 
--- a waiting task counts exactly its open parents
-SELECT 'task ' || w.id || ' waits for ' || w.need || ' parents and ' || count(DISTINCT p.id) || ' are open'
+-- a waiting task counts exactly its open parents, and one more while it waits for its turn or for room
+SELECT 'task ' || w.id || ' waits for ' || w.need || ' things, and ' || count(DISTINCT p.id) || ' parents are open'
+       || CASE WHEN u.held = 0 THEN ' and its turn has not come' WHEN u.gate_us THEN ' and there is no room' ELSE '' END
   FROM sennit_waiting AS w
   LEFT JOIN sennit_edge AS e ON e.child = w.id LEFT JOIN sennit_task AS p ON p.id = e.parent AND p.state = 0
- GROUP BY w.id HAVING w.need <> count(DISTINCT p.id) OR NOT w.need LIMIT 100;
+  LEFT JOIN sennit_turn AS u ON u.id = w.id
+ GROUP BY w.id
+HAVING w.need <> CASE WHEN w.free THEN 1 ELSE count(DISTINCT p.id) + coalesce(u.held = 0, 0) END OR NOT w.need LIMIT 100;
+
+-- every open task of a thread stands in its line, and nobody else does
+SELECT 'task ' || t.id || ' of thread ' || t.thread_id || ' is open and not in its line'
+  FROM sennit_task AS t LEFT JOIN sennit_turn AS u ON u.id = t.id AND u.thread_id = t.thread_id
+ WHERE t.state = 0 AND t.thread_id IS NOT NULL AND u.id IS NULL
+UNION ALL
+SELECT 'task ' || u.id || ' is in the line of thread ' || u.thread_id || ' and not open'
+  FROM sennit_turn AS u LEFT JOIN sennit_task AS t ON t.id = u.id AND t.state = 0 WHERE t.id IS NULL LIMIT 100;
+
+-- somebody has the turn of a thread, the first in its line
+SELECT 'nobody has the turn of thread ' || thread_id FROM sennit_turn AS u
+ GROUP BY thread_id HAVING max(held) = 0 LIMIT 100;
+
+-- what is past waiting has the turn
+SELECT 'task ' || u.id || ' does not have the turn of its thread and does not wait for it'
+  FROM sennit_turn AS u LEFT JOIN sennit_waiting AS w ON w.id = u.id WHERE u.held = 0 AND w.id IS NULL LIMIT 100;
+
+-- an ended task has no open question
+SELECT 'question ' || a.id || ' is open, and its task ' || a.task_id || ' is not'
+  FROM sennit_ask AS a LEFT JOIN sennit_task AS t ON t.id = a.task_id AND t.state = 0
+ WHERE a.state = 'open' AND t.id IS NULL LIMIT 100;
+
+-- the answer of a closed question is a step of its task
+SELECT 'question ' || a.id || ' is ' || a.state || ', and task ' || a.task_id || ' has no step for it'
+  FROM sennit_ask AS a LEFT JOIN sennit_step AS s ON s.task_id = a.task_id AND s.key = a.key
+ WHERE a.state IN ('answered', 'denied', 'expired') AND s.key IS NULL LIMIT 100;
+
+-- versions of a chain have no gap below the present one, but for those that retention has dropped at its old end
+SELECT 'thread ' || thread_id || ' has ' || count(*) || ' versions of its ' || name || ' with data, of ' || min(version)
+       || ' to ' || max(version)
+  FROM sennit_state WHERE data IS NOT NULL GROUP BY thread_id, name
+HAVING count(*) <> max(version) - min(version) + 1 LIMIT 100;
 
 -- an ended task has an end, an open one has none
 SELECT 'task ' || id || ' has state ' || state || ' and done_us ' || coalesce(done_us, 'none')

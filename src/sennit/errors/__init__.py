@@ -1,0 +1,143 @@
+"""Every exception of sennit, drawn as one tree.
+
+    SennitError                       code, what, why, fix; `exit_code` is what the CLI returns
+    ├─ SettingsError (ValueError)     a knob is unknown or out of its bounds
+    ├─ UsageError (RuntimeError)      the API was called where it cannot work
+    ├─ SubmitError                    nothing was stored
+    │  ├─ UnknownHandler (LookupError)
+    │  ├─ PayloadError (TypeError)
+    │  │  └─ PayloadTooLarge
+    │  ├─ UnknownDependency (LookupError)
+    │  ├─ CyclicDependency (ValueError)
+    │  ├─ DuplicateKey (ValueError)
+    │  ├─ ThreadBusy                  on_busy="reject", and the thread has an open task
+    │  └─ QueueFull                   `retry_after_s` says when to come back
+    ├─ TaskError                      one task, by `task_id`
+    │  ├─ TaskNotFound (LookupError)
+    │  ├─ TaskFailed                  the handler raised, or a policy ended it
+    │  ├─ TaskCancelled
+    │  └─ ResultTimeout (TimeoutError)
+    ├─ AskError                       one question, by `ask_id`
+    │  ├─ AskNotFound (LookupError)
+    │  ├─ AskClosed                   it was decided, has expired, or its task has ended
+    │  ├─ AskStale                    it has changed since the version somebody looked at
+    │  ├─ AnswerInvalid (ValueError)  the answer does not fit the question
+    │  ├─ AskDenied                   in the body: somebody said no
+    │  └─ AskExpired (TimeoutError)   in the body: nobody said anything in time
+    ├─ ConcurrentModificationError (RuntimeError) a versioned value is not at the version it was changed from
+    ├─ LockTimeout (TimeoutError)     a file lock is held by somebody else; says by whom
+    ├─ WorkspaceTooLarge (ValueError) a value is over the workspace's ceiling
+    ├─ StateTooLarge (ValueError)     a thread's state and config are over thread_memory_bytes_max
+    ├─ LeaseLost                      this attempt is no longer ours; its writes are refused
+    ├─ BodyFailed                     a body raised in a worker process
+    ├─ WorkerCrashed                  a worker process ended without an answer
+    ├─ StoreError (OSError)           the durable backend
+    │  ├─ StoreUnavailable            cannot be opened, read-only, or closed
+    │  │  └─ StoreLocked
+    │  ├─ StoreCorrupt
+    │  ├─ StoreFull
+    │  └─ SchemaMismatch              written by a newer sennit, or not migrated
+    └─ SimulationError (AssertionError) a simulated run shows a fault (sennit.testing)
+       ├─ Deadlock                    all tasks wait and no timer is set
+       ├─ StepLimit                   too many steps: a livelock
+       ├─ UnhandledError              a background task or callback raised and nobody looked
+       ├─ BrokenPromise               a simulated fleet did what must never happen
+       └─ SeedFailed                  one seed of a scenario; `fix` is the line that shows it again
+
+    Interrupted (BaseException)       unwinds a body; user code must not eat it
+    ├─ AttemptCancelled               cancel, time-out or lost lease reached the body
+    ├─ AttemptSuspended               the task goes on later (sleep, ask)
+    └─ AttemptPreempted               an urgent task takes the slot; the task goes on after it
+
+What went wrong is the message; `why` and `fix` are sentences a caller can act on, and `code` names an
+offline page (docs/reference/errors.md).
+"""
+
+from __future__ import annotations
+
+from sennit.errors.base import SennitError, SettingsError, UsageError
+from sennit.errors.process import BodyFailed, WorkerCrashed
+from sennit.errors.shared import ConcurrentModificationError, LockTimeout, StateTooLarge, WorkspaceTooLarge
+from sennit.errors.simulation import BrokenPromise, Deadlock, SeedFailed, SimulationError, StepLimit, UnhandledError
+from sennit.errors.store import SchemaMismatch, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreUnavailable
+from sennit.errors.submit import (
+    CyclicDependency,
+    DuplicateKey,
+    PayloadError,
+    PayloadTooLarge,
+    QueueFull,
+    SubmitError,
+    ThreadBusy,
+    UnknownDependency,
+    UnknownHandler,
+)
+from sennit.errors.task import (
+    AnswerInvalid,
+    AskClosed,
+    AskDenied,
+    AskError,
+    AskExpired,
+    AskNotFound,
+    AskStale,
+    LeaseLost,
+    ResultTimeout,
+    TaskCancelled,
+    TaskError,
+    TaskFailed,
+    TaskNotFound,
+)
+from sennit.errors.unwinding import AttemptCancelled, AttemptPreempted, AttemptSuspended, Interrupted
+
+__all__ = [
+    "AnswerInvalid",
+    "AskClosed",
+    "AskDenied",
+    "AskError",
+    "AskExpired",
+    "AskNotFound",
+    "AskStale",
+    "AttemptCancelled",
+    "AttemptPreempted",
+    "AttemptSuspended",
+    "BodyFailed",
+    "BrokenPromise",
+    "ConcurrentModificationError",
+    "CyclicDependency",
+    "Deadlock",
+    "DuplicateKey",
+    "Interrupted",
+    "LeaseLost",
+    "LockTimeout",
+    "PayloadError",
+    "PayloadTooLarge",
+    "QueueFull",
+    "ResultTimeout",
+    "SchemaMismatch",
+    "SeedFailed",
+    "SennitError",
+    "SettingsError",
+    "SimulationError",
+    "StateTooLarge",
+    "StepLimit",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreFull",
+    "StoreLocked",
+    "StoreUnavailable",
+    "SubmitError",
+    "TaskCancelled",
+    "TaskError",
+    "TaskFailed",
+    "TaskNotFound",
+    "ThreadBusy",
+    "UnhandledError",
+    "UnknownDependency",
+    "UnknownHandler",
+    "UsageError",
+    "WorkerCrashed",
+    "WorkspaceTooLarge",
+]
+
+# They are known by the name under which they are imported, also in tracebacks and in what pickle stores.
+for _name in __all__:
+    globals()[_name].__module__ = __name__

@@ -1,0 +1,234 @@
+"""Membership: this process as the others see it.
+
+    join, or the first watch ─► life lock ─► bell and ear ─► row          leave ─► no row          end ─► no lock, no bell
+
+The row says that there is somebody, the lock that it lives, the bell how to reach it. Everything here except `joined`
+is touched by the writer's OS thread only; the ear is an OS thread of its own and hands on what it hears.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from sennit.errors import UsageError
+from sennit.model.task import Claim, WorkerInfo
+from sennit.store.effects import Effects
+from sennit.store.ids import reserve
+from sennit.store.liveness import LifeLock
+from sennit.store.moves import look, time
+from sennit.store.peers import Peers
+from sennit.store.protocol import Listener
+from sennit.store.wakeup import Bell, ring
+from sennit.sync.ack import call_in
+from sennit.sync.clock import boot_id
+
+_LOOK_AGAIN_MS = 1000
+
+
+class Membership:
+    """What one process has registered.
+
+    Args:
+        path: the database; the folder of life locks lies beside it.
+        on_rung: called with the hints, on the ear's OS thread.
+        missed: whether something may be stored that nobody will ring for again.
+
+    Attributes:
+        joined: a worker has joined, or is about to.
+        worker: the row that others see, None before and after.
+        listener, loop: whom to tell, and where; None unless a worker has joined.
+    """
+
+    def __init__(self, path: Path, *, on_rung: Callable[[int], None], missed: Callable[[], bool]) -> None:
+        self._folder = path.with_name(path.name + "-live")
+        self._on_rung = on_rung
+        self._missed = missed
+        self.joined = False
+        self.worker: WorkerInfo | None = None
+        self.listener: Listener | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._client_id = 0
+        self.peers = Peers(self._folder)
+        self._registering = False
+        self._lease_us = 0
+        self._lease_until_us = 0
+        self._life: LifeLock | None = None
+        self._bell: Bell | None = None
+        self._met: list[WorkerInfo] = []
+
+    @property
+    def id(self) -> int:
+        """This process's id in the store; 0 before it has registered."""
+        return 0 if self.worker is None else self.worker.id
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether this process claims tasks."""
+        return self.worker is not None and self.worker.role == "worker"
+
+    # ------------------------------------------------------------ coming and going
+
+    def join(
+        self,
+        connection: sqlite3.Connection,
+        effects: Effects,
+        worker: WorkerInfo,
+        listener: Listener,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        lease_us: int,
+    ) -> None:
+        """Register this process as a worker.
+
+        Raises:
+            UsageError: it has joined already.
+        """
+        if self.is_worker:
+            raise UsageError("this store object has joined already", fix="open a second store for a second worker")
+        try:
+            self._register(connection, effects, worker, lease_us)
+        except BaseException:
+            self.joined = False
+            raise
+        self.listener, self.loop = listener, loop
+        self.meet(connection)
+
+    def be_known(self, connection: sqlite3.Connection, effects: Effects) -> None:
+        """Have a row, as a client if no worker has joined: who waits for results needs a bell that workers can ring."""
+        if self.worker is not None:
+            self.register_again(connection, effects, self.worker.id, self._lease_us)
+            return
+        self._client_id = self._client_id or reserve(connection, 1)[0]
+        client = WorkerInfo(
+            id=self._client_id, pid=os.getpid(), host=socket.gethostname(), boot_id=boot_id(), role="client"
+        )
+        self._register(connection, effects, client, 0)
+
+    def _register(self, connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo, lease_us: int) -> None:
+        """Take the life lock, open the bell, write the row. A client that becomes a worker gives up its first row."""
+        if self.worker is not None:
+            time.leave(connection, effects, self.worker.id)
+        elif self._life is not None:
+            self._life.release()  # of a registration that is over, or was rolled back
+            self._life = None
+        self._folder.mkdir(exist_ok=True)
+        life = LifeLock.hold(self._folder, str(worker.id))
+        try:
+            if self._bell is None:
+                self._bell = Bell.open(self._folder, str(worker.id))
+                threading.Thread(target=self._listen, args=(self._bell,), name="sennit-ear", daemon=True).start()
+            worker = msgspec.structs.replace(worker, bell=self._bell.address, started_us=effects.now_us)
+            time.join(connection, effects, worker, lease_us)
+        except BaseException:
+            life.release()
+            raise
+        if self._life is not None:
+            self._life.release()
+        self._life, self.worker, self._registering = life, worker, True
+        self._lease_us = lease_us
+        self._lease_until_us = effects.now_us + lease_us
+
+    def leave(self, connection: sqlite3.Connection, effects: Effects) -> None:
+        """Unregister."""
+        if self.worker is not None:
+            time.leave(connection, effects, self.worker.id)
+        if self.loop is not None:
+            call_in(self.loop, self.peers.close)
+        self.worker = self.listener = self.loop = None
+
+    def after_commit(self) -> list[WorkerInfo]:
+        """Return whom this transaction has met."""
+        met, self._met = self._met, []
+        self._registering = False
+        return met
+
+    def after_rollback(self) -> None:
+        """Forget what this transaction has registered and whom it has met."""
+        if self._registering:
+            self.worker = self.listener = self.loop = None
+            self.joined = False
+        self._registering = False
+        self._met = []
+        if self._bell is not None:
+            ring([self._bell.address], 0)  # the ear looks again soon, if nobody else writes before
+
+    def end(self) -> None:
+        """After the last transaction: give up bell and life lock."""
+        if self._life is not None:
+            self._life.release()
+            self._life = None
+        if self._bell is not None:
+            bell, self._bell = self._bell, None
+            ring([bell.address], 0)  # wakes the ear, which sees that it is over
+        if self.loop is not None:  # leaving failed
+            call_in(self.loop, self.peers.close)
+
+    # ------------------------------------------------------------ the lease
+
+    def has_claimed(self, connection: sqlite3.Connection, effects: Effects, *, leased: bool) -> None:
+        """See to it that what was claimed in this transaction has a lease: it was idle, and did not beat."""
+        worker = self.worker
+        if worker is None:
+            return
+        if not leased:
+            self._join_again(connection, effects, worker, self._lease_us)
+        elif effects.now_us > self._lease_until_us - self._lease_us // 2:
+            time.heartbeat(connection, effects, worker.id, self._lease_us)
+            self._lease_until_us = effects.now_us + self._lease_us
+            effects.renewed = True
+
+    def register_again(self, connection: sqlite3.Connection, effects: Effects, worker_id: int, lease_us: int) -> None:
+        """Write our own row again if we were taken for dead: what we claim from now on must have a lease."""
+        worker = self.worker
+        if worker is not None and worker.id == worker_id and not time.registered(connection, worker_id):
+            self._join_again(connection, effects, worker, lease_us)
+
+    def _join_again(self, connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo, lease_us: int) -> None:
+        time.join(connection, effects, worker, lease_us)
+        self._lease_until_us = effects.now_us + lease_us
+        effects.renewed = True
+
+    def heartbeat(self, connection: sqlite3.Connection, effects: Effects, worker_id: int, lease_us: int) -> list[Claim]:
+        """Renew a lease, also of another; return what is held under it."""
+        self.register_again(connection, effects, worker_id, lease_us)
+        if worker_id == self.id:
+            self._lease_until_us = effects.now_us + lease_us
+        return time.heartbeat(connection, effects, worker_id, lease_us)
+
+    # ------------------------------------------------------------ the others
+
+    def bells(self, connection: sqlite3.Connection) -> list[str]:
+        """Return the addresses of all other processes."""
+        return list(time.peers(connection, self.id).values())
+
+    def meet(self, connection: sqlite3.Connection) -> None:
+        """Take note of all other processes, to watch them."""
+        self._met = [w for w in look.workers(connection) if w.id != self.id]
+
+    def _listen(self, bell: Bell) -> None:
+        """The ear: an OS thread that sleeps until another process rings. Ends when the bell is given up.
+
+        While the store cannot be written (full, locked) nobody may ring again for what was missed: then, and only then,
+        it looks by itself.
+        """
+        waiter = select.poll()
+        waiter.register(bell.fileno(), select.POLLIN)
+        while True:
+            if not waiter.poll(_LOOK_AGAIN_MS if self._missed() else None):
+                self._on_rung(0)
+                continue
+            hints = bell.drain()
+            if self._bell is not bell:
+                break
+            if hints:
+                self._on_rung(hints)
+        bell.close()

@@ -1,0 +1,89 @@
+"""One task of the memory store: a row that is in one place by construction, because it has one `state`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sennit.model.lifecycle import State
+from sennit.model.order import Priority
+from sennit.model.task import AttemptView, Claim, ErrorInfo, LogLine, TaskSpec
+
+Due = Literal["timer", "deadline", "queue_timeout"]
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Row:
+    """One task and all that belongs to it.
+
+    Attributes:
+        parents: as the spec lists them, so that results keep their places; the same task may be there twice.
+        unlimited: revived; the deadline and the queue time-out counted from submit and mean nothing any more.
+        need: what it waits for: parents that are still open, and its turn or, when it is `gated`, room.
+        gated: it would be ready and waits only for room among the threads.
+    """
+
+    id: int
+    spec: TaskSpec
+    parents: tuple[int, ...] = ()
+    key: str | None
+    created_us: int
+    unlimited: bool = False
+    state: State = State.WAITING
+    need: int = 0
+    gated: bool = False
+    attempt: int = 0
+    failures: int = 0
+    crashes: int = 0
+    order_us: int = 0
+    due_us: int | None = None
+    started_us: int | None = None
+    worker_id: int | None = None
+    done_us: int | None = None
+    reason: str = ""
+    result: bytes | None = None
+    error: ErrorInfo | None = None
+    steps: dict[str, bytes] = field(default_factory=dict)
+    attempts: list[AttemptView] = field(default_factory=list)
+    logs: list[LogLine] = field(default_factory=list)
+
+    @property
+    def claim(self) -> Claim:
+        """The claim token of the last attempt."""
+        return Claim(self.id, self.attempt)
+
+    @property
+    def is_alone(self) -> bool:
+        """True for one that waits and is past its parents: as with one that is ready, their fate is nothing to it."""
+        return self.gated or self.unlimited
+
+    @property
+    def is_urgent(self) -> bool:
+        """True for the priority that others make room for."""
+        return self.spec.priority == Priority.URGENT
+
+    @property
+    def deadline_us(self) -> int | None:
+        """When the task as a whole fails, or None."""
+        if self.unlimited or not self.spec.deadline_us:
+            return None
+        return self.created_us + self.spec.deadline_us
+
+    @property
+    def queue_timeout_us(self) -> int | None:
+        """When the task fails unless it was claimed once, or None."""
+        if self.unlimited or self.attempt or not self.spec.queue_timeout_us:
+            return None
+        return self.created_us + self.spec.queue_timeout_us
+
+    def due_of(self, kind: Due) -> int | None:
+        """When this is due for the row as it is now; None when it does not apply any more."""
+        if not self.state.live:
+            return None
+        match kind:
+            case "timer":
+                return self.due_us
+            case "deadline":
+                return self.deadline_us
+            case "queue_timeout":
+                return self.queue_timeout_us
