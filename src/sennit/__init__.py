@@ -16,6 +16,8 @@ from sennit._version import __version__
 
 if TYPE_CHECKING:
     from sennit.errors import (
+        AskDenied,
+        AskExpired,
         SennitError,
         StoreError,
         SubmitError,
@@ -26,13 +28,17 @@ if TYPE_CHECKING:
     from sennit.model.order import Priority
     from sennit.model.retry import Cancel, NotRetryable, Retry, RetryPolicy, Rule, Snooze
     from sennit.runtime import App
+    from sennit.submit.asking import ask, wait_event
     from sennit.submit.context import heartbeat, sleep, step
     from sennit.submit.handle import Handle, Handles
     from sennit.submit.registry import Task
+    from sennit.submit.talk import thread
 
 # Where each name lives; imported on first use, so that `sennit --version` stays far below 100 ms.
 _HOMES = {
     "App": "sennit.runtime",
+    "AskDenied": "sennit.errors",
+    "AskExpired": "sennit.errors",
     "Cancel": "sennit.model.retry",
     "Handle": "sennit.submit.handle",
     "Handles": "sennit.submit.handle",
@@ -49,13 +55,18 @@ _HOMES = {
     "TaskCancelled": "sennit.errors",
     "TaskFailed": "sennit.errors",
     "TaskNotFound": "sennit.errors",
+    "ask": "sennit.submit.asking",
     "heartbeat": "sennit.submit.context",
     "sleep": "sennit.submit.context",
     "step": "sennit.submit.context",
+    "thread": "sennit.submit.talk",
+    "wait_event": "sennit.submit.asking",
 }
 
 __all__ = [
     "App",
+    "AskDenied",
+    "AskExpired",
     "Cancel",
     "Handle",
     "Handles",
@@ -73,9 +84,12 @@ __all__ = [
     "TaskFailed",
     "TaskNotFound",
     "__version__",
+    "ask",
     "heartbeat",
     "sleep",
     "step",
+    "thread",
+    "wait_event",
 ]
 
 

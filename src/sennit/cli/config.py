@@ -25,7 +25,7 @@ def config(ctx: click.Context) -> None:
     """Show the settings in force; alone it means `show`.
 
     A setting comes from the keywords of App, SENNIT_* in the environment, the nearest sennit.toml, [tool.sennit] of
-    the nearest pyproject.toml, or its default, in this order. An app's own keywords are not visible here.
+    the nearest pyproject.toml, the profile, or its default, in this order. An app's own keywords are not visible here.
     """
     if ctx.invoked_subcommand is None:
         ctx.invoke(show)

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from sennit.model.retry import RetryPolicy
 from sennit.model.task import Claimed, TaskSpec
+from sennit.model.thread import AskSpec, StateWrite
 from sennit.sync.ack import Ack
+from sennit.sync.pending import Flow
 
 
 class BodyCodec(Protocol):
@@ -52,6 +54,10 @@ class Body(Protocol):
         """Without a sign of life."""
 
     @property
+    def preemptible(self) -> bool:
+        """Whether an urgent task may take its slot between two steps."""
+
+    @property
     def reference(self) -> str:
         """`module:qualname`."""
 
@@ -60,12 +66,26 @@ class Scope(Protocol):
     """The context of one attempt: what `step`, `sleep` and `submit` find when the body calls them."""
 
     beat_us: int
+    is_pressed: bool
+
+    @property
+    def waits(self) -> bool:
+        """Whether the body waits for other tasks; its slot is lent meanwhile."""
 
     def take_children(self) -> tuple[TaskSpec, ...]:
         """Return the children that commit with the result."""
 
     def flush(self) -> Ack[list[int]] | None:
         """Store the children now."""
+
+    def asks(self) -> tuple[AskSpec, ...]:
+        """Return the questions that the body has asked and that have no answer yet."""
+
+    def writes(self) -> tuple[StateWrite, ...]:
+        """Return what it changed in threads, to commit with the result."""
+
+    def rebase(self) -> Flow[None]:
+        """Make these changes again, from what is stored now."""
 
 
 class Runtime(Protocol):

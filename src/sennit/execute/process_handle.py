@@ -79,6 +79,11 @@ class ChildProcess:
         child._leads_group = True
         return child
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._pid
+
     async def ask(self, request: Request) -> Answer | Failure:
         """Send a job and wait for what becomes of it.
 

@@ -164,6 +164,10 @@ class ProcessPool:
             await child.wait_closed()
         atexit.unregister(self._end_children)
 
+    def pids(self) -> list[int]:
+        """Return the ids of the worker processes there are."""
+        return [child.pid for child in self._children]
+
     def statistics(self) -> ProcessPoolStatistics:
         """Return the counts of this moment."""
         return ProcessPoolStatistics(

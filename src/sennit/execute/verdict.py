@@ -13,7 +13,19 @@ from random import Random
 
 import msgspec
 
-from sennit.errors import AttemptSuspended, BodyFailed, Interrupted, PayloadError, SennitError, WorkerCrashed
+from sennit.errors import (
+    AskDenied,
+    AskExpired,
+    AttemptCancelled,
+    AttemptPreempted,
+    AttemptSuspended,
+    BodyFailed,
+    Interrupted,
+    PayloadError,
+    SennitError,
+    StateTooLarge,
+    WorkerCrashed,
+)
 from sennit.model.retry import Cancel, Retry, RetryPolicy, Snooze
 from sennit.model.task import (
     Cancelled,
@@ -24,12 +36,17 @@ from sennit.model.task import (
     Failed,
     GivenBack,
     Parked,
+    Preempted,
     Retried,
     Slept,
     TaskOptions,
 )
+from sennit.model.thread import AskSpec
 
 TRACEBACK_CHARS_MAX = 16_000
+
+# The next attempt would meet the same: an answer stands, and so do the types.
+_FINAL = (AskDenied, AskExpired, PayloadError, StateTooLarge)
 
 
 class Judge:
@@ -53,17 +70,19 @@ class Judge:
                     return Failed(task.claim, error)
                 return Retried(task.claim, self._in(delay_s if after_s is None else after_s), error)
 
-    def error(self, task: Claimed, policy: RetryPolicy, error: BaseException) -> Ending:
-        """Judge an exception."""
+    def error(self, task: Claimed, policy: RetryPolicy, error: BaseException, asks: tuple[AskSpec, ...] = ()) -> Ending:
+        """Judge an exception; `asks` are the questions that wait for an answer."""
         if isinstance(error, AttemptSuspended):
             if error.due_us is not None:
                 return Slept(task.claim, error.due_us, error.reason)
-            return Parked(task.claim, error.reason)
+            return Parked(task.claim, error.reason, asks)
+        if isinstance(error, AttemptPreempted):
+            return Preempted(task.claim)
         if isinstance(error, WorkerCrashed):
             return Crashed(task.claim, ErrorInfo(kind="crash", message=error.what))
         info = describe(error)
         cause = error.original if isinstance(error, BodyFailed) and error.original is not None else error
-        delay_s = None if isinstance(cause, PayloadError) else self._delay_s(task, policy, cause)
+        delay_s = None if isinstance(cause, _FINAL) else self._delay_s(task, policy, cause)
         if delay_s is None:
             return Failed(task.claim, info)
         return Retried(task.claim, self._in(delay_s), info)
@@ -97,6 +116,21 @@ _NO_OPTIONS = TaskOptions()
 def options_of(task: Claimed) -> TaskOptions:
     """Return the per-call overrides that travelled with a task."""
     return _NO_OPTIONS if task.options is None else msgspec.json.decode(task.options, type=TaskOptions)
+
+
+def unwound(error: BaseException) -> BaseException:
+    """Return what ended a body. A `TaskGroup` wraps an interruption: the attempt is interrupted all the same."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    interruptions, failures = error.split(Interrupted)
+    if interruptions is None or failures is not None:
+        return error
+    leaves: list[BaseException] = [interruptions]
+    while any(isinstance(leaf, BaseExceptionGroup) for leaf in leaves):
+        leaves = [
+            part for leaf in leaves for part in (leaf.exceptions if isinstance(leaf, BaseExceptionGroup) else (leaf,))
+        ]
+    return next((leaf for leaf in leaves if isinstance(leaf, AttemptCancelled)), leaves[0])
 
 
 def describe(error: BaseException) -> ErrorInfo:

@@ -1,6 +1,6 @@
 """The worker: one claimed attempt, from hand-over to ending.
 
-    start(task) ─► decode ─► body on the loop | in an OS thread | in a process ─► verdict ─► on_ended(ending, queue)
+    start(task) ─► decode ─► body on the loop | in an OS thread | in a process ─► verdict ─► on_ended(ending, claim)
 
 Three things can cut a body short: a time-out, the store (cancelled, lease lost) and a stop of the process. All three
 go through `_interrupt`, once per attempt: the first reason stands. An async body gets a cancellation, a sync body an
@@ -23,7 +23,9 @@ from sennit.execute.body import Body, Runtime, Scope
 from sennit.execute.lag import timed
 from sennit.execute.pool import BodyPool, PoolTicket
 from sennit.execute.processes import Job, ProcessPool
-from sennit.execute.verdict import Judge, options_of
+from sennit.execute.rebase import Rebases
+from sennit.execute.verdict import Judge, options_of, unwound
+from sennit.model.order import Priority
 from sennit.model.retry import NOT_A_RESULT, Returned
 from sennit.model.task import Claim, Claimed, Ending, ErrorInfo, Failed, GivenBack, Slept, Succeeded
 from sennit.sync.forks import end_forked_child
@@ -42,7 +44,7 @@ _MISSED_MAX = 10_000
 class _Running:
     """One attempt that runs here."""
 
-    __slots__ = ("body", "future", "job", "reason", "scope", "task", "ticket", "timers")
+    __slots__ = ("body", "future", "is_pressed", "job", "reason", "scope", "task", "ticket", "timers")
 
     def __init__(self, task: Claimed, body: Body) -> None:
         self.task = task
@@ -53,13 +55,25 @@ class _Running:
         self.ticket: PoolTicket[Any] | None = None
         self.job: Job | None = None
         self.timers: list[asyncio.TimerHandle] = []
+        self.is_pressed = False
+
+    def press(self, is_pressed: bool) -> None:  # noqa: FBT001 - one switch, two positions
+        """Ask it to make room at its next step, or not any more."""
+        self.is_pressed = is_pressed
+        if self.scope is not None:
+            self.scope.is_pressed = is_pressed
+
+    def entered(self, scope: Scope) -> None:
+        """The body begins; in the OS thread that runs it."""
+        self.scope = scope
+        scope.is_pressed = self.is_pressed  # after `scope`: a press in between sets it there itself
 
 
 class Worker:
     """Implements `schedule.Runner`. All methods belong to its event loop.
 
     Args:
-        on_ended: told how each attempt ended, and its queue; None when the store knows already.
+        on_ended: told how each attempt ended, and which; None when the store knows already.
         missing_s: how long a task whose handler is unknown is kept for a worker that knows it.
     """
 
@@ -67,7 +81,7 @@ class Worker:
         self,
         runtime: Runtime,
         *,
-        on_ended: Callable[[Ending | None, str], None],
+        on_ended: Callable[[Ending | None, Claim], None],
         pool: BodyPool,
         processes: ProcessPool,
         size_bytes_max: int,
@@ -84,8 +98,10 @@ class Worker:
         self._missed_us: dict[int, int] = {}  # task → when this process first met it without knowing its handler
         self._lag_notice_s = lag_notice_s
         self._judge = Judge(runtime.now_us, random)
+        self._rebases = Rebases(self._judge, pool)
         self._loop = asyncio.get_running_loop()
         self._running: dict[Claim, _Running] = {}
+        self._pressed: dict[str, _Running] = {}  # queue → who was asked to make room there
         self._at_last_beat: frozenset[Claim] = frozenset()
         self._pid = os.getpid()
 
@@ -95,7 +111,7 @@ class Worker:
         """Run an attempt."""
         body = self._runtime.find(task.handler)
         if body is None:
-            self._on_ended(self._missing(task), task.queue)
+            self._on_ended(self._missing(task), task.claim)
             return
         running = _Running(task, body)
         self._running[task.claim] = running
@@ -128,7 +144,8 @@ class Worker:
     async def _run_async(self, running: _Running) -> None:
         task, body = running.task, running.body
         try:
-            with self._runtime.scope(task) as running.scope:
+            with self._runtime.scope(task) as scope:
+                running.entered(scope)
                 args, kwargs = body.codec.decode(task.payload, task.parents)
                 value = await timed(body.function(*args, **kwargs), self._note_lag(task))
         except BaseException as error:  # noqa: BLE001 - SystemExit must not end the loop; the verdict names it
@@ -150,7 +167,8 @@ class Worker:
     def _run_sync(self, running: _Running) -> Any:
         """In an OS thread of the pool."""
         task, body = running.task, running.body
-        with self._runtime.scope(task) as running.scope:
+        with self._runtime.scope(task) as scope:
+            running.entered(scope)
             args, kwargs = body.codec.decode(task.payload, task.parents)
             return body.function(*args, **kwargs)
 
@@ -191,13 +209,19 @@ class Worker:
         except PayloadError as error:
             self._end(running, self._judge.error(task, policy, error))
         else:
-            children = running.scope.take_children() if running.scope is not None else ()
-            self._end(running, Succeeded(task.claim, result, children))
+            scope = running.scope
+            if scope is None:
+                self._end(running, Succeeded(task.claim, result))
+                return
+            ending = Succeeded(task.claim, result, scope.take_children(), scope.writes())
+            if ending.writes:
+                self._rebases.keep(task, running.body, scope, ending)
+            self._end(running, ending)
 
     def _raised(self, running: _Running, error: BaseException) -> None:
         if os.getpid() != self._pid:
             end_forked_child(error)
-        task, policy = running.task, running.body.retry
+        task, policy, error = running.task, running.body.retry, unwound(error)
         if running.reason is not None:
             self._end(running, self._judge.interrupted(task, policy, running.reason))
         elif isinstance(error, AttemptCancelled):  # a write of the body was refused
@@ -205,13 +229,45 @@ class Worker:
         elif isinstance(error, BodyFailed) and isinstance(error.original, Returned):
             self._end(running, self._judge.value(task, policy, error.original.value))
         else:
-            self._end(running, self._judge.error(task, policy, error))
+            asks = () if running.scope is None else running.scope.asks()
+            self._end(running, self._judge.error(task, policy, error, asks))
+
+    def moved(self, claim: Claim, again: Callable[[Ending], None]) -> None:
+        """Make the ending of an attempt anew: its writes came too late for the state of a thread."""
+        self._rebases.moved(claim, again)
+
+    def settled(self, claim: Claim) -> None:
+        """The end of an attempt is recorded, or refused."""
+        self._rebases.settled(claim)
 
     def _end(self, running: _Running, ending: Ending | None) -> None:
         for timer in running.timers:
             timer.cancel()
         if self._running.pop(running.task.claim, None) is not None:
-            self._on_ended(ending, running.task.queue)
+            pressed = self._pressed.pop(running.task.queue, None)
+            if pressed is not None:
+                pressed.press(False)  # here is the room
+            self._on_ended(ending, running.task.claim)
+
+    # ------------------------------------------------------------ making room
+
+    def preempt(self, queue: str) -> bool:
+        """Have the attempt of `queue` with the lowest priority make room at its next step; False if none can.
+
+        One at a time is asked; of those that are alike, the last one started. A body that waits for others holds no slot.
+        """
+        if queue in self._pressed:
+            return True
+        able = [
+            running
+            for running in reversed(self._running.values())
+            if running.task.queue == queue and running.body.preemptible and running.task.priority > Priority.URGENT
+            if running.reason is None and not (running.scope is not None and running.scope.waits)
+        ]
+        if able:
+            self._pressed[queue] = chosen = max(able, key=lambda running: running.task.priority)
+            chosen.press(True)
+        return bool(able)
 
     # ------------------------------------------------------------ cutting short
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
@@ -17,6 +17,7 @@ from sennit.errors import SettingsError, UsageError
 from sennit.model.retry import RetryPolicy
 from sennit.model.settings import Settings
 from sennit.model.task import Ledger
+from sennit.model.thread import OnBusy
 from sennit.runtime.bridge import LoopThread
 from sennit.runtime.config import load
 from sennit.runtime.engine import Engine, usable_cores
@@ -26,16 +27,23 @@ from sennit.schedule.cron import CronSpec
 from sennit.schedule.planner import Planned
 from sennit.store.protocol import Store
 from sennit.submit.client import Client
+from sennit.submit.codec import encode_value
+from sennit.submit.context import current
 from sennit.submit.handle import Handle
 from sennit.submit.options import SubmitOptions
 from sennit.submit.registry import Call, Decorator, Registry, Task
 from sennit.sync.ack import Ack
+from sennit.threads.chains import Chains
+from sennit.threads.inbox import Inbox
+from sennit.threads.state import Home
+from sennit.threads.thread import Thread
 
 if TYPE_CHECKING:
     import sqlite3
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 
 
 class App:
@@ -63,6 +71,7 @@ class App:
         self._opening = threading.Lock()
         self._client = Client(lambda: self.store, self.settings, self._works)
         self._engine: Engine | None = None
+        self._outside: Home | None = None
         self._bridge: LoopThread | None = None
 
     @property
@@ -116,6 +125,10 @@ class App:
         retries: int | RetryPolicy = 0,
         timeout_s: float | None = None,
         idle_timeout_s: float | None = None,
+        on_busy: OnBusy | None = None,
+        cache_s: float | None = None,
+        cache_tags: Sequence[str] | None = None,
+        preemptible: bool = False,
         options: SubmitOptions | None = None,
     ) -> Decorator: ...
     def task(self, *function: Callable[..., Any], **how: Any) -> Any:
@@ -127,6 +140,9 @@ class App:
             queue: its tasks share slots with the others of this queue.
             retries: further attempts after a failure, or a whole `RetryPolicy`. Crashes are counted apart.
             timeout_s: per attempt.  idle_timeout_s: per attempt without a step, log line or `heartbeat()`.
+            on_busy, cache_s, cache_tags: as in `SubmitOptions`; here because they say what kind of task it is.
+            preemptible: when an urgent task of its queue finds no slot, it makes room at its next step and goes on
+                from there afterwards.
             options: defaults for everything else a submit can say.
 
         Raises:
@@ -160,8 +176,14 @@ class App:
             missed: what to do about times nobody was there for: `skip`, run `once`, or run `all` (at most 100 at a time).
 
         Raises:
-            SettingsError: the expression, zone or name is wrong.
+            SettingsError: the expression, zone or name is wrong, or its runs could be refused.
         """
+        if task.options_in_force.on_busy == "reject" and task.options_in_force.thread_id is not None:
+            raise SettingsError(
+                f'schedule {name or task.name!r} submits with on_busy="reject"',
+                why="nobody is there to be told that a run was refused",
+                fix='use "enqueue", "interrupt" or "rollback"',
+            )
         spec = CronSpec(name=name or task.name, expression=expression, tz=tz, missed=missed, jitter_s=jitter_s)
         if any(known.name == spec.name for known, _ in self._schedules):
             raise SettingsError(f"two schedules are called {spec.name!r}", fix="give one of them another name=")
@@ -207,6 +229,54 @@ class App:
     def cancel(self, *task_ids: int, reason: str = "") -> Ack[list[bool]]:
         """Cancel tasks; `await` it, or `.result()` in sync code. False for one that had ended."""
         return self.store.cancel(task_ids, reason=reason)
+
+    def invalidate(self, *tags: str) -> Ack[int]:
+        """Forget the cached results that have one of these tags; `await` it, or `.result()` in sync code: how many."""
+        return self.store.invalidate(tags=tags)
+
+    # ------------------------------------------------------------ conversations and people
+
+    @overload
+    def thread(self, thread_id: str) -> Thread[dict[str, Any]]: ...
+    @overload
+    def thread(self, thread_id: str, type: type[S]) -> Thread[S]: ...
+    def thread(self, thread_id: str, type: type[Any] = dict) -> Thread[Any]:  # noqa: A002 - API
+        """Return a conversation by its id. Each change is a transaction; in a body it is part of the attempt's result.
+
+        Args:
+            type: of its state: a msgspec struct, dataclass, TypedDict, pydantic model, or plain data.
+
+        Raises:
+            SettingsError: no text of 1 to 1000 characters.
+            UsageError: `type` cannot be read from JSON.
+        """
+        return Thread(self._home, thread_id, type)
+
+    def _home(self) -> Home:
+        store, attempt = self.store, current()
+        if attempt is not None and attempt.store is store:
+            return attempt.home
+        if self._outside is None or self._outside.store is not store:
+            largest = self.settings.thread_memory_bytes_max
+            self._outside = Home(store, Chains(store), self.settings.payload_bytes_max, thread_bytes_max=largest)
+        return self._outside
+
+    def inbox(self) -> Inbox:
+        """Return the questions that tasks have asked people."""
+        return Inbox(lambda: self.store)
+
+    def signal(self, name: str, key: str = "", payload: Any = None) -> Ack[int]:
+        """Answer every `wait_event(name, key)` with `payload`; `await` it, or `.result()`: how many tasks waited.
+
+        When none does the signal is kept, and the next wait takes it.
+
+        Raises:
+            PayloadError, PayloadTooLarge: the payload does not serialise, or is too large.
+        """
+        what = f"the payload of signal {name!r}"
+        return self.store.signal(name, key, encode_value(payload, what, self.settings.payload_bytes_max))
+
+    # ------------------------------------------------------------ the store as a whole
 
     def ledger(self) -> Ack[Ledger]:
         """Return the counts; `await` it, or `.result()` in sync code."""

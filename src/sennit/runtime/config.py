@@ -1,6 +1,7 @@
-"""Where settings come from: keyword > SENNIT_* in the environment > sennit.toml > [tool.sennit] > default.
+"""Where settings come from: keyword > SENNIT_* in the environment > sennit.toml > [tool.sennit] > profile > default.
 
-The file is the nearest one upwards from the working directory. Every value remembers its origin, for
+The file is the nearest one upwards from the working directory. The profile is itself a setting and may come from any
+source; what it sets yields to everything that was said in so many words. Every value remembers its origin, for
 `sennit config show`.
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sennit.errors import SettingsError
-from sennit.model.settings import Settings
+from sennit.model.settings import PROFILES, Settings
 
 PREFIX = "SENNIT_"
 # Read elsewhere: the store's URL, and where tests find servers.
@@ -39,6 +40,11 @@ def load(keywords: Mapping[str, Any], *, environ: Mapping[str, str], folder: Pat
     for source, found in (*_files(folder), ("environment", _environment(environ)), ("keyword", dict(keywords))):
         values |= found
         origins |= dict.fromkeys(found, source)
+    profile = values.get("profile")
+    if isinstance(profile, str) and profile in PROFILES:  # any other is refused below, like every wrong value
+        given = {name: value for name, value in PROFILES[profile].items() if name not in values}
+        values |= given
+        origins |= dict.fromkeys(given, f"profile {profile}")
     return Loaded(Settings.of(values), origins)
 
 

@@ -2,6 +2,8 @@
 
 start: heart ─► pools ─► worker ─► dispatcher joins and orders ─► schedules
 stop:  schedules ─► intake closed ─► bodies drain ─► rest interrupted and handed back ─► leave ─► pools, heart
+
+A start that fails half-way is undone the same way.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from random import Random
 
 import psutil
@@ -21,6 +24,7 @@ from sennit.execute.body import Body, Scope
 from sennit.execute.pool import BodyPool
 from sennit.execute.processes import ProcessPool
 from sennit.execute.worker import Worker
+from sennit.limit.admission import MemoryGate, resident_bytes
 from sennit.model.settings import Settings
 from sennit.model.task import Claim, Claimed, Ending, WorkerInfo
 from sennit.observe.capture import LogCapture
@@ -32,7 +36,7 @@ from sennit.store.protocol import Store
 from sennit.submit.context import Attempt, current
 from sennit.submit.registry import Registry
 from sennit.sync.ack import call_in, in_event_loop
-from sennit.sync.clock import boot_id, wall_us
+from sennit.sync.clock import boot_id, monotonic_s, wall_us
 
 _log = logging.getLogger("sennit")
 
@@ -57,6 +61,8 @@ class Engine:
         queues: Mapping[str, int],
         schedules: Sequence[Planned],
         heart: Callable[..., Pulse] = Heart,
+        pool: Callable[..., BodyPool] = BodyPool,
+        planner: Callable[..., Planner] = Planner,
         random: Random | None = None,
     ) -> None:
         self._store = store
@@ -66,7 +72,7 @@ class Engine:
         self.queues = dict(queues)
         cpu_slots = self.queues.get("cpu", 0) or usable_cores()
         self._slots = Slots(self.queues)
-        self._pool = BodyPool(loop=self._loop, threads_max=OS_THREADS_MAX)
+        self._pool = pool(loop=self._loop, threads_max=OS_THREADS_MAX)
         self._processes = ProcessPool(
             processes_max=cpu_slots,
             runner="sennit.submit.codec:run_in_process",
@@ -93,8 +99,15 @@ class Engine:
             on_beat=self._on_beat,
             on_trouble=lambda e: _log.error("heartbeat: %s", e),
         )
-        self._dispatcher = Dispatcher(store, me, self._slots, self._worker, on_held=self._heart.held)
-        self._planner = Planner(store, schedules, wall_us=wall_us)
+        self._dispatcher = Dispatcher(store, me, self._slots, self._worker, on_held=self._on_held)
+        self._gate = MemoryGate(
+            settings.memory_bytes_max,
+            sample=lambda: resident_bytes(self._processes.pids),
+            on_change=self._dispatcher.hold_back,
+            now_s=monotonic_s,
+            later=self._loop.call_later,
+        )
+        self._planner = planner(store, schedules, wall_us=wall_us)
         self._capture = LogCapture(store, _whose, self._loop) if settings.log_capture else None
         self._pruned_us = 0
         self._pruning: asyncio.Task[None] | None = None
@@ -103,12 +116,32 @@ class Engine:
     # ------------------------------------------------------------ starting and stopping
 
     async def start(self) -> None:
-        """Join the store and take work."""
-        if self._capture is not None:
-            logging.getLogger().addHandler(self._capture)
-        self._heart.start()
-        await self._dispatcher.open(lease_us=int(self._settings.lease_s * 1_000_000))
-        await self._planner.open()
+        """Join the store and take work. When that fails nothing of it stays: no order, no row, no OS thread."""
+        try:
+            if self._capture is not None:
+                logging.getLogger().addHandler(self._capture)
+            self._heart.start()
+            await self._dispatcher.open(lease_us=int(self._settings.lease_s * 1_000_000))
+            await self._planner.open()
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ):  # what else there is ends the loop, and nothing can be awaited any more
+            await self._undo_start()
+            raise
+
+    async def _undo_start(self) -> None:
+        """Undo what was started, hand back what was claimed meanwhile; what cannot be undone does not keep the rest."""
+        self._stopping = True
+        drain = partial(self._drain, 0.0)
+        try:
+            for undo in (self._planner.close, self._dispatcher.close_intake, drain, self._dispatcher.leave):
+                try:
+                    await undo()
+                except StoreError as error:
+                    _log.error("undoing a failed start: %s", error)
+        finally:
+            await self._release()
 
     async def stop(self, drain_s: float) -> None:
         """Stop: let bodies run for `drain_s`, then hand back what is unfinished without using an attempt up."""
@@ -122,11 +155,16 @@ class Engine:
                 self._capture.flush()
             await self._dispatcher.leave()
         finally:
-            if self._capture is not None:
-                logging.getLogger().removeHandler(self._capture)
-            self._pool.close()
-            await self._processes.close()
-            await self._loop.run_in_executor(None, self._heart.stop)
+            await self._release()
+
+    async def _release(self) -> None:
+        """Give up what is of this process only: log handler, pools, heart."""
+        self._gate.close()
+        if self._capture is not None:
+            logging.getLogger().removeHandler(self._capture)
+        self._pool.close()
+        await self._processes.close()
+        await self._loop.run_in_executor(None, self._heart.stop)
 
     async def _drain(self, drain_s: float) -> None:
         if await self._idle_within(drain_s):
@@ -175,21 +213,27 @@ class Engine:
             task,
             self._store,
             size_bytes_max=self._settings.payload_bytes_max,
-            lend=self._on_loop(self._dispatcher.lend, task.queue),
-            take_back=self._on_loop(self._dispatcher.take_back, task.queue),
+            thread_bytes_max=self._settings.thread_memory_bytes_max,
+            lend=self._on_loop(self._dispatcher.lend, task.claim),
+            take_back=self._on_loop(self._dispatcher.take_back, task.claim),
         )
 
-    def _on_loop(self, method: Callable[[str], None], queue: str) -> Callable[[], None]:
+    def _on_loop(self, method: Callable[[Claim], None], claim: Claim) -> Callable[[], None]:
         if in_event_loop():
-            return lambda: method(queue)
+            return lambda: method(claim)
 
         def from_os_thread() -> None:
-            call_in(self._loop, method, queue)
+            call_in(self._loop, method, claim)
 
         return from_os_thread
 
-    def _ended(self, ending: Ending | None, queue: str) -> None:
-        self._dispatcher.ended(ending, queue)
+    def _on_held(self, held: int) -> None:
+        """Attempts have started or ended."""
+        self._heart.held(held)
+        self._gate.note()
+
+    def _ended(self, ending: Ending | None, claim: Claim) -> None:
+        self._dispatcher.ended(ending, claim)
         now_us = self._store.now_us()
         if now_us - self._pruned_us > PRUNE_EVERY_US:
             self._pruned_us = now_us

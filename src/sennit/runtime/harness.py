@@ -3,8 +3,9 @@
     submit … ─► drain: engine starts ─► all that is ready runs ─► quiet? jump to what is due next ─► … ─► engine stops
 
 Nothing runs between drains, so a test can look at what was handed in before it lets it run. It is *quiet* when every
-attempt that runs waits for another task and nothing is ready; only then does time jump, so an hour of retries passes at
-once and no body is overtaken by the clock. A body's own waits (`asyncio.sleep`, I/O) and `timeout_s` take real time.
+attempt that runs waits for another task and nothing is ready (a task that asks somebody holds nothing); only then does
+time jump, so an hour of retries passes at once and no body is overtaken by the clock. A body's own waits
+(`asyncio.sleep`, I/O) and `timeout_s` take real time.
 """
 
 from __future__ import annotations
@@ -18,18 +19,22 @@ from typing import Any, Final
 import msgspec
 
 from sennit.errors import UsageError
+from sennit.model.admission import Bounds
 from sennit.model.lifecycle import State
 from sennit.model.settings import Settings
 from sennit.model.task import Claim, Ending, Ledger, Outcome, TaskView
+from sennit.model.thread import AskView, Decision
 from sennit.runtime.bridge import LoopThread
 from sennit.runtime.engine import Engine
+from sennit.runtime.stores import bounds_of
 from sennit.store.memory import MemoryStore
 from sennit.store.protocol import Store
-from sennit.submit.codec import to_plain
 from sennit.submit.context import current
 from sennit.submit.registry import Registry, Task
 from sennit.sync.ack import Ack, call_in
+from sennit.sync.plain import to_plain
 from sennit.sync.virtual import VirtualClock
+from sennit.threads.inbox import Inbox
 
 __all__ = ["AsyncHarness", "Harness", "SyncHarness", "Testing"]
 
@@ -44,8 +49,8 @@ _TURNS: Final = 20
 class HarnessStore(MemoryStore):
     """A memory store that knows which attempts wait, and says when that may have changed."""
 
-    def __init__(self, clock: VirtualClock) -> None:
-        super().__init__(now_us=clock.now_us)
+    def __init__(self, clock: VirtualClock, bounds: Bounds) -> None:
+        super().__init__(now_us=clock.now_us, bounds=bounds)
         self._waits: dict[Claim, list[Ack[Outcome]]] = {}
         self._on_change: Callable[[], object] = bool
 
@@ -61,13 +66,30 @@ class HarnessStore(MemoryStore):
         self._on_change()
         return ack
 
-    def finish(self, endings: Sequence[Ending], *, want: Mapping[str, int] | None = None) -> Ack[list[bool]]:
+    def finish(self, endings: Sequence[Ending], *, want: Mapping[str, int] | None = None) -> Ack[list[bool | None]]:
         """Record ends."""
         done = super().finish(endings, want=want)
         for ending in endings:
             self._waits.pop(ending.claim, None)
         self._on_change()
         return done
+
+    def answer(self, decisions: Sequence[Decision]) -> Ack[list[AskView]]:
+        """Decide questions: their tasks go on."""
+        decided = super().answer(decisions)
+        self._on_change()
+        return decided
+
+    def signal(self, name: str, event_key: str, payload: bytes) -> Ack[int]:
+        """Answer waits for an event: their tasks go on."""
+        answered = super().signal(name, event_key, payload)
+        self._on_change()
+        return answered
+
+    def expiry_us(self) -> int | None:
+        """Return when the next question or wait for an event expires."""
+        with self._transaction():
+            return self._rows.asks.next_due_us()
 
     def is_quiet(self, queues: Mapping[str, int]) -> bool:
         """Return whether nothing goes on by itself: none of `queues` has a ready task, and all that runs waits."""
@@ -81,11 +103,12 @@ class HarnessStore(MemoryStore):
 
 
 class Harness:
-    """What a test holds: the store's tasks and the clock."""
+    """What a test holds: the store's tasks, the clock, and the inbox with the questions that the tasks have asked."""
 
     def __init__(self, store: HarnessStore, clock: VirtualClock, make_engine: Callable[[], Engine]) -> None:
         self.store = store
         self.clock = clock
+        self.inbox = Inbox(lambda: store)
         self._make_engine = make_engine
 
     @property
@@ -100,8 +123,10 @@ class Harness:
         wanted = {key: _as_json(value) for key, value in arguments.items()}
         return [view for view in self.tasks if view.handler == name and _has(view.payload, wanted)]
 
-    async def _drain(self, until_s: float) -> Ledger:
-        """Run what is ready, and what becomes due within `until_s`."""
+    async def _drain(self, until_s: float | None) -> Ledger:
+        """Run what is ready, and what becomes due within `until_s`; None is a day, if no question expires in it."""
+        waits_for_answers = until_s is None
+        until_s = DAY_S if until_s is None else until_s
         end_us = self.clock.now_us() + round(until_s * 1_000_000)
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
         self.store.on_change(lambda: call_in(loop, changed.set))
@@ -111,7 +136,7 @@ class Harness:
             while True:
                 await self._wait_quiet(engine.queues, changed)
                 due_us = await self.store.fire()
-                if due_us is None or due_us > end_us:
+                if due_us is None or due_us > end_us or (waits_for_answers and due_us == self.store.expiry_us()):
                     break
                 await self._jump(due_us, engine.worker_id)
         finally:
@@ -150,8 +175,12 @@ class SyncHarness(Harness):
         super().__init__(store, clock, make_engine)
         self._bridge = LoopThread()
 
-    def drain(self, until_s: float = DAY_S) -> Ledger:
-        """Run everything that is ready or becomes so within `until_s` of virtual time; return the counts."""
+    def drain(self, until_s: float | None = None) -> Ledger:
+        """Run everything that is ready or becomes so within `until_s` of virtual time; return the counts.
+
+        By default that is a day, and ends before a question or a wait for an event would expire: answer it in `inbox` and
+        drain again, or let it expire with `advance`.
+        """
         return self._bridge.run(self._drain(until_s))
 
     def advance(self, seconds: float) -> Ledger:
@@ -166,8 +195,12 @@ class SyncHarness(Harness):
 class AsyncHarness(Harness):
     """The harness of `async with app.testing() as t`; bodies run on the test's own loop."""
 
-    async def drain(self, until_s: float = DAY_S) -> Ledger:
-        """Run everything that is ready or becomes so within `until_s` of virtual time; return the counts."""
+    async def drain(self, until_s: float | None = None) -> Ledger:
+        """Run everything that is ready or becomes so within `until_s` of virtual time; return the counts.
+
+        By default that is a day, and ends before a question or a wait for an event would expire: answer it in `inbox` and
+        drain again, or let it expire with `advance`.
+        """
         return await self._drain(until_s)
 
     async def advance(self, seconds: float) -> Ledger:
@@ -202,7 +235,7 @@ class Testing:
         if self._store is not None:
             raise UsageError("this app.testing() is entered already", fix="call app.testing() again for another one")
         clock = VirtualClock()
-        store = self._store = HarnessStore(clock)
+        store = self._store = HarnessStore(clock, bounds_of(self._settings))
         self._outer = self._exchange(store)
 
         def make_engine() -> Engine:

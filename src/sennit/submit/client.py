@@ -11,24 +11,32 @@ import gc
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import msgspec
 
-from sennit.errors import ResultTimeout, SennitError, TaskCancelled, TaskFailed, UsageError
+from sennit.errors import ResultTimeout, SennitError, SettingsError, TaskCancelled, TaskFailed, UsageError
+from sennit.model.admission import Entry
 from sennit.model.lifecycle import State
 from sennit.model.settings import Settings
 from sennit.model.task import ErrorInfo, Outcome, Ref, TaskSpec, TaskView, WorkerInfo
 from sennit.store.protocol import Store
 from sennit.submit.context import current
+from sennit.submit.entrance import Entrance
 from sennit.submit.handle import Handle
+from sennit.submit.options import Options
 from sennit.submit.registry import Call, Handler
+from sennit.submit.talk import refuse_own_thread
 from sennit.sync.ack import Ack, in_event_loop
 from sennit.sync.clock import monotonic_s
+from sennit.sync.pending import run, run_blocking
 
 if TYPE_CHECKING:
     import sqlite3
+
+    from sennit.model.admission import OnFull
 
 _log = logging.getLogger("sennit")
 
@@ -55,33 +63,40 @@ class Client:
         self._store = store
         self.settings = settings
         self._works = works
+        self._entrance = Entrance()
 
     # ------------------------------------------------------------ handing in
 
     def submit_calls(self, calls: Iterable[Call]) -> list[Handle[Any]]:
-        """Hand in several calls, all or none; children when called inside a body."""
-        with _no_cycle_search():
-            return self._submit_calls(list(calls))
-
-    def _submit_calls(self, calls: list[Call]) -> list[Handle[Any]]:
-        if not calls:
-            return []
-        store = self._store()
-        specs = self._specs(calls, store.take_ids(len(calls)))
-        attempt = current()
-        if attempt is not None:
-            for spec in specs:
-                attempt.adopt(spec)
-            return [self._handle(call, spec, None) for call, spec in zip(calls, specs, strict=True)]
-        stored = store.submit(specs)
-        if not in_event_loop():
-            stored.result()
-        return [self._handle(call, spec, stored) for call, spec in zip(calls, specs, strict=True)]
-
-    def submit_in(self, connection: sqlite3.Connection, call: Call) -> Handle[Any]:
-        """Hand in one call as part of the caller's own transaction on the same database.
+        """Hand in several calls, all or none; children when called inside a body, and those never wait for room.
 
         Raises:
+            QueueFull: no room within `admission_timeout_s` (in async code: told by the handles).
+        """
+        with _no_cycle_search():
+            calls = list(calls)
+            if not calls:
+                return []
+            store, attempt = self._store(), current()
+            specs = self._specs(calls, store.take_ids(len(calls)))
+            if attempt is not None:
+                for spec in specs:
+                    attempt.adopt(spec)
+                return self._handles(calls, specs, None)
+            if not self.settings.queue_max and not self._entrance.waiting:
+                stored = store.submit(specs)
+                if not in_event_loop():
+                    stored.result()
+                return self._handles(calls, specs, stored)
+        # Outside of it: this may take as long as a queue is full.
+        stored = self._entrance.submit(store, specs, self.settings.admission_timeout_s)
+        return self._handles(calls, specs, stored)
+
+    def submit_in(self, connection: sqlite3.Connection, call: Call) -> Handle[Any]:
+        """Hand in one call as part of the caller's own transaction on the same database; it cannot wait for room in it.
+
+        Raises:
+            QueueFull, ThreadBusy: as the options say; `block` is `reject` here.
             UsageError: the store is not SQLite, or the connection is of another database.
         """
         store = self._store()
@@ -93,29 +108,48 @@ class Client:
         return self._handle(call, specs[0], None)
 
     def specs(self, calls: Sequence[Call]) -> list[TaskSpec]:
-        """Return what would be handed in, for schedules."""
-        return self._specs(calls, self._store().take_ids(len(calls)))
+        """Return what would be handed in, for schedules: their runs are few, and never find a queue full."""
+        specs = self._specs(calls, self._store().take_ids(len(calls)))
+        for spec in specs:
+            if spec.entry is not None:
+                spec.entry = msgspec.structs.replace(spec.entry, queue_max=0)
+        return specs
 
     def _specs(self, calls: Sequence[Call], ids: Sequence[int]) -> list[TaskSpec]:
+        """Return what is handed in. Calls of one handler with the same options differ in little: they are copies."""
         size_bytes_max = self.settings.payload_bytes_max
-        specs = []
+        specs: list[TaskSpec] = []
+        handler, options, pattern = None, None, None
         for call, task_id in zip(calls, ids, strict=True):
-            options = call.options
+            if call.options is not options or call.handler is not handler or pattern is None:
+                handler, options = call.handler, call.options
+                pattern = self._pattern(handler, options)
             payload, parents = call.handler.codec.encode(call.args, call.kwargs, size_bytes_max)
-            for handle in options.after:
+            spec = copy(pattern)
+            spec.ref, spec.payload = Ref(task_id), payload
+            if call.options.cache_us:
+                spec.entry = _with_key(spec.entry, call, parents)
+            for handle in call.options.after:
                 if handle.ref not in parents:
                     parents.append(handle.ref)
-            specs.append(
-                TaskSpec(
-                    ref=Ref(task_id), handler=call.handler.name, queue=options.queue, payload=payload,
-                    priority=options.priority, parents=tuple(parents), on_parent_failed=options.on_parent_failed,
-                    thread_id=options.thread_id, key=options.key, on_conflict=options.on_conflict,
-                    delay_us=options.delay_us if options.at is None else _us_until(options.at),
-                    queue_timeout_us=options.queue_timeout_us, deadline_us=options.deadline_us,
-                    crashes_max=options.crashes_max or self.settings.crashes_max, options=options.overrides,
-                )
-            )  # fmt: skip
+            if parents:
+                spec.parents = tuple(parents)
+            specs.append(spec)
         return specs
+
+    def _pattern(self, handler: Handler, options: Options) -> TaskSpec:
+        settings = self.settings
+        return TaskSpec(
+            ref=Ref(0), handler=handler.name, queue=options.queue, payload=b"", priority=options.priority,
+            on_parent_failed=options.on_parent_failed, thread_id=options.thread_id, key=options.key,
+            on_conflict=options.on_conflict, delay_us=options.delay_us if options.at is None else _us_until(options.at),
+            queue_timeout_us=options.queue_timeout_us, deadline_us=options.deadline_us,
+            crashes_max=options.crashes_max or settings.crashes_max, options=options.overrides,
+            entry=options.entry(queue_max=settings.queue_max, on_full=cast("OnFull", settings.on_full)),
+        )  # fmt: skip
+
+    def _handles(self, calls: Sequence[Call], specs: Sequence[TaskSpec], stored: Ack[Any] | None) -> list[Handle[Any]]:
+        return [self._handle(call, spec, stored) for call, spec in zip(calls, specs, strict=True)]
 
     def _handle(self, call: Call, spec: TaskSpec, stored: Ack[Any] | None) -> Handle[Any]:
         return Handle(self, spec.ref, spec.handler, spec.queue, stored, call.handler.codec.decode_result)
@@ -145,6 +179,7 @@ class Client:
         watched = [store.watch(handle.id) for handle in handles]
         if all(ack.done for ack in watched):
             return [await ack for ack in watched]
+        await run(refuse_own_thread(attempt, store, handles, watched))
         notice = self._notice_later(handles[0])
         if attempt is not None:
             attempt.begin_wait()
@@ -180,6 +215,7 @@ class Client:
                 submitted.wait()
         store = self._store()
         watched = [store.watch(handle.id) for handle in handles]
+        run_blocking(refuse_own_thread(attempt, store, handles, watched))
         waits = None if all(ack.done for ack in watched) else attempt
         notice_s = None if all(self._works(handle.queue) for handle in handles) else self.settings.no_worker_notice_s
         patience = _Patience(timeout_s, notice_s, self._notice)
@@ -241,6 +277,15 @@ class Client:
         """Look at one task."""
         return self._once_stored(handle, lambda s: s.task(handle.id), lambda view: view)
 
+    def position_of(self, handle: Handle[Any]) -> Ack[int | None]:
+        """Return how many tasks are before one."""
+        return self._once_stored(handle, lambda s: s.position(handle.id), lambda position: position)
+
+    def invalidate(self, call: Call) -> Ack[int]:
+        """Forget the cached result of a call."""
+        key = call.handler.codec.key(call.args, call.kwargs)
+        return self._store().invalidate(keys=[(call.handler.name, key)])
+
     def _once_stored(self, handle: Handle[Any], ask: Callable[[Store], Ack[T]], pick: Callable[[T], U]) -> Ack[U]:
         """Ask the store about a task, but not before it is stored: only then is its id final."""
         answer: Ack[U] = Ack()
@@ -263,6 +308,17 @@ class Client:
 
         stored.add_done_callback(is_stored)
         return answer
+
+
+def _with_key(entry: Entry | None, call: Call, parents: Sequence[Ref]) -> Entry:
+    """Return the entry of a call whose result is cached, under the key of its arguments."""
+    if parents:
+        raise SettingsError(
+            f"a call of {call.handler.name} has cache_s, and results of other tasks among its arguments",
+            why="a cached result is found by the arguments, and those are not known yet",
+            fix="call it with options(cache_s=0), or submit it when the results are there",
+        )
+    return msgspec.structs.replace(entry or Entry(), cache_key=call.handler.codec.key(call.args, call.kwargs))
 
 
 def _us_until(at: datetime) -> int:

@@ -8,11 +8,11 @@ pydantic models through two hooks. Never pickle: a payload is readable in any la
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import PurePath
 from types import UnionType
 from typing import Any, Final, Protocol, Union, get_args, get_origin, get_type_hints, runtime_checkable
 
@@ -22,6 +22,7 @@ from msgspec import UNSET, UnsetType
 from sennit.errors import PayloadError, PayloadTooLarge
 from sennit.model.retry import NOT_A_RESULT, Returned
 from sennit.model.task import Ref
+from sennit.sync.plain import from_plain, to_plain
 
 PARENT: Final = "$sennit.parent"
 
@@ -47,29 +48,6 @@ class _Collector:
             self.parents.append(value.ref)
             return {PARENT: len(self.parents) - 1}
         return to_plain(value)
-
-
-def to_plain(value: Any) -> Any:
-    """Return a form msgspec can encode of a value it cannot; for pydantic models.
-
-    Raises:
-        NotImplementedError: there is none.
-    """
-    if isinstance(value, PurePath):
-        return str(value)
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    raise NotImplementedError(f"values of type {type(value).__qualname__} do not serialise to JSON")
-
-
-def _from_plain(wanted: type, value: Any) -> Any:
-    if hasattr(wanted, "model_validate"):
-        return wanted.model_validate(value)
-    if isinstance(value, wanted):
-        return value
-    if issubclass(wanted, PurePath) and isinstance(value, str):
-        return wanted(value)
-    raise NotImplementedError(f"cannot build {wanted.__qualname__} from JSON")
 
 
 _plain_encoder: Final = msgspec.json.Encoder(enc_hook=to_plain)
@@ -110,8 +88,8 @@ class Codec:
             else:
                 fields.append((parameter.name, _or_unset(wanted), UNSET))
         self._arguments = msgspec.defstruct(f"{name}.arguments", fields, kw_only=True, forbid_unknown_fields=True)
-        self._decoder = msgspec.json.Decoder(self._arguments, dec_hook=_from_plain)
-        self._result: Any = msgspec.json.Decoder(hints.get("return", Any), dec_hook=_from_plain)
+        self._decoder = msgspec.json.Decoder(self._arguments, dec_hook=from_plain)
+        self._result: Any = msgspec.json.Decoder(hints.get("return", Any), dec_hook=from_plain)
 
     # ------------------------------------------------------------ on the submitting side
 
@@ -137,6 +115,22 @@ class Codec:
         if not collector.parents:
             self._check(payload)
         return payload, collector.parents
+
+    def key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """Return what tells calls apart by their arguments, however those are passed: the same in every process.
+
+        Raises:
+            PayloadError: they do not fit the signature, do not serialise, or a handle is among them.
+        """
+        try:
+            data = msgspec.json.encode(self._bind(args, kwargs), enc_hook=to_plain, order="sorted")
+        except (TypeError, NotImplementedError, ValueError, OverflowError) as error:
+            raise PayloadError(
+                f"a call of handler {self._name!r} has no cache key: {error}",
+                why="a cached result is found by the arguments as JSON",
+                fix="pass plain data",
+            ) from error
+        return hashlib.blake2b(data, digest_size=16).hexdigest()
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return name → value. `inspect`'s own `bind` is ten times slower and made for its error messages."""
@@ -173,7 +167,7 @@ class Codec:
         try:
             if parents:
                 plain = _fill(msgspec.json.decode(payload), parents)
-                arguments = msgspec.convert(plain, self._arguments, str_keys=True, dec_hook=_from_plain)
+                arguments = msgspec.convert(plain, self._arguments, str_keys=True, dec_hook=from_plain)
             else:
                 arguments = self._decoder.decode(payload)
         except (msgspec.ValidationError, ValueError, NotImplementedError) as error:
@@ -232,7 +226,7 @@ def encode_value(value: Any, what: str, size_bytes_max: int) -> bytes:
 
 def result_decoder(function: Callable[..., Any]) -> Callable[[bytes], Any]:
     """Return a decoder for what `function` is annotated to return; plain JSON without an annotation."""
-    return msgspec.json.Decoder(_hints(function).get("return", Any), dec_hook=_from_plain).decode
+    return msgspec.json.Decoder(_hints(function).get("return", Any), dec_hook=from_plain).decode
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
@@ -257,7 +251,7 @@ def _decodable(hint: Any) -> Any:
     if hint is type(None):
         return None
     try:
-        msgspec.json.Decoder(hint, dec_hook=_from_plain)
+        msgspec.json.Decoder(hint, dec_hook=from_plain)
     except (TypeError, NameError):
         return Any
     return hint

@@ -35,6 +35,9 @@ class HandleClient(Protocol):
     def view_of(self, handle: Handle[Any]) -> Ack[TaskView]:
         """Look at it."""
 
+    def position_of(self, handle: Handle[Any]) -> Ack[int | None]:
+        """Return how many tasks are before it."""
+
 
 class Handle(Generic[T]):
     """One submitted task.
@@ -63,7 +66,7 @@ class Handle(Generic[T]):
 
     @property
     def id(self) -> int:
-        """The task's id. With a `key`, final once `stored()` is done."""
+        """The task's id. With a `key` or `cache_s`, final once `stored()` is done."""
         return self.ref.id
 
     def __repr__(self) -> str:
@@ -75,7 +78,7 @@ class Handle(Generic[T]):
         In sync code `submit` has waited for it already.
 
         Raises:
-            SubmitError: the store refused it (an unknown parent, a duplicate key).
+            SubmitError: the store refused it (an unknown parent, a duplicate key, a full queue).
         """
         if self._stored is not None:
             await self._stored
@@ -116,6 +119,13 @@ class Handle(Generic[T]):
     def view(self) -> Ack[TaskView]:
         """Look at the task: state, attempts, error."""
         return self._client.view_of(self)
+
+    def position(self) -> Ack[int | None]:
+        """Return how many tasks start before this one if nothing more is handed in; 0 is the next.
+
+        None unless it waits for a slot or for its thread's turn.
+        """
+        return self._client.position_of(self)
 
 
 class Handles(list[Handle[T]], Generic[T]):

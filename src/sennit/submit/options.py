@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, TypedDict
+from math import isfinite
+from typing import Any, TypedDict, get_args
 
 import msgspec
 
 from sennit.errors import SettingsError
+from sennit.model.admission import Entry, OnFull
 from sennit.model.order import Priority
 from sennit.model.task import OnConflict, OnParentFailed, TaskOptions
+from sennit.model.thread import OnBusy, checked_thread_id
 from sennit.submit.handle import Handle
 
 
@@ -23,6 +26,14 @@ class SubmitOptions(TypedDict, total=False):
         delay_s: start this long after the parents are done; `at`: not before this moment (aware datetime).
         queue_timeout_s: fail if not started within; deadline_s: fail if not ended within; both from submit.
         timeout_s: per attempt; idle_timeout_s: per attempt without `heartbeat()`, step or log line.
+        on_busy: the thread has open tasks: wait behind them (`enqueue`), `reject`, `interrupt` them, or `rollback`:
+            interrupt them and take back what they wrote to the thread's state.
+        on_full: the queue has `queue_max` waiting tasks: `block` until there is room, `reject`, or `shed` waiting tasks
+            of lower priority. A task with parents, and a child, never finds it full.
+        cache_s: a task of the same handler and arguments that is open, or succeeded no longer ago, stands for this one;
+            0 is no cache. Equal arguments are equal JSON: how they are passed does not matter, but a default that is
+            left out is not equal to one that is given. Results of other tasks cannot be among them.
+        cache_tags: names by which `app.invalidate` drops the cached result.
     """
 
     queue: str
@@ -40,6 +51,10 @@ class SubmitOptions(TypedDict, total=False):
     timeout_s: float
     idle_timeout_s: float
     crashes_max: int
+    on_busy: OnBusy
+    on_full: OnFull
+    cache_s: float
+    cache_tags: Sequence[str]
 
 
 class Options(msgspec.Struct, kw_only=True, frozen=True):
@@ -58,6 +73,23 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     deadline_us: int = 0
     crashes_max: int | None = None  # as the settings say
     overrides: bytes | None = None
+    on_busy: OnBusy = "enqueue"
+    on_full: OnFull | None = None  # as the settings say
+    cache_us: int = 0
+    cache_tags: tuple[str, ...] = ()
+
+    def entry(self, *, queue_max: int, on_full: OnFull) -> Entry | None:
+        """Return under which conditions such a task may enter, without its cache key; None is always."""
+        on_busy = self.on_busy if self.thread_id is not None else "enqueue"
+        if on_busy == "enqueue" and not queue_max and not self.cache_us:
+            return None
+        return Entry(
+            on_busy=on_busy,
+            queue_max=queue_max,
+            on_full=self.on_full or on_full,
+            cache_us=self.cache_us,
+            cache_tags=self.cache_tags if self.cache_us else (),
+        )
 
     def replaced(self, changes: SubmitOptions) -> Options:
         """Return these options with some changed.
@@ -68,24 +100,15 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
         values: dict[str, Any] = {}
         overrides: dict[str, Any] = {}
         for name, value in changes.items():
-            if name in {"retries", "timeout_s", "idle_timeout_s"}:
+            if name in _OVERRIDES:
                 overrides[name] = _positive(name, value, zero=name == "retries")
-            elif name in {"delay_s", "queue_timeout_s", "deadline_s"}:
-                values[name.removesuffix("_s") + "_us"] = int(
-                    _positive(name, value, zero=name == "delay_s") * 1_000_000
-                )
-            elif name == "priority":
-                values["priority"] = int(_priority(value))
-            elif name == "after":
-                values["after"] = tuple(_handles(value))
+            elif name in _TIMES:
+                seconds = _positive(name, value, zero=name in {"delay_s", "cache_s"})
+                values[name.removesuffix("_s") + "_us"] = int(seconds * 1_000_000)
             elif name in _CHOICES:
                 values[name] = _choice(name, value)
-            elif name == "at":
-                values["at"] = _aware(value)
-            elif name == "crashes_max":
-                values[name] = int(_positive(name, value, zero=False))
-            elif name in {"queue", "thread_id", "key"}:
-                values[name] = value
+            elif name in _CHECKS:
+                values[name] = _CHECKS[name](value)
             else:
                 raise SettingsError(
                     f"options() has no {name!r}", fix=f"it takes {', '.join(SubmitOptions.__annotations__)}"
@@ -96,11 +119,19 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
         return msgspec.structs.replace(self, **values)
 
 
-_CHOICES = {"on_conflict": ("existing", "reject", "replace"), "on_parent_failed": ("fail", "run", "cancel")}
+_OVERRIDES = {"retries", "timeout_s", "idle_timeout_s"}
+_TIMES = {"delay_s", "cache_s", "queue_timeout_s", "deadline_s"}
+_CHOICES = {
+    "on_conflict": get_args(OnConflict),
+    "on_parent_failed": get_args(OnParentFailed),
+    "on_busy": get_args(OnBusy),
+    "on_full": get_args(OnFull),
+}
 
 
 def _positive(name: str, value: Any, *, zero: bool) -> Any:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0 or (value == 0 and not zero):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    if not is_number or value < 0 or (value == 0 and not zero):
         raise SettingsError(f"{name} must be a {'number of at least 0' if zero else 'positive number'}, not {value!r}")
     return value
 
@@ -131,3 +162,23 @@ def _aware(value: Any) -> datetime:
 def _handles(value: Any) -> Sequence[Any]:
     """Accept one handle as well as several."""
     return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def _tags(value: Any) -> tuple[str, ...]:
+    """Accept one tag as well as several."""
+    tags = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple, set)) else (None,)
+    if not all(isinstance(tag, str) and tag for tag in tags):
+        raise SettingsError(f"cache_tags must be names, not {value!r}", fix='for example cache_tags=["prices", "eu"]')
+    return tags
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "queue": lambda value: value,
+    "key": lambda value: value,
+    "priority": lambda value: int(_priority(value)),
+    "thread_id": lambda value: None if value is None else checked_thread_id(value),
+    "after": lambda value: tuple(_handles(value)),
+    "at": _aware,
+    "crashes_max": lambda value: int(_positive("crashes_max", value, zero=False)),
+    "cache_tags": _tags,
+}

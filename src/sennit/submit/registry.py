@@ -16,9 +16,11 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from sennit.errors import SettingsError, UnknownHandler
 from sennit.model.retry import RetryPolicy
+from sennit.model.thread import OnBusy
 from sennit.submit.codec import Codec
 from sennit.submit.handle import Handle, Handles
 from sennit.submit.options import Options, SubmitOptions
+from sennit.sync.ack import Ack
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,6 +32,9 @@ class Submitter(Protocol):
     def submit_calls(self, calls: Iterable[Call]) -> list[Handle[Any]]:
         """Hand in several calls at once, all or none."""
 
+    def invalidate(self, call: Call) -> Ack[int]:
+        """Forget the cached result of a call."""
+
 
 @dataclass(frozen=True, slots=True)
 class Handler:
@@ -38,6 +43,7 @@ class Handler:
     Attributes:
         kind: `async` runs on the event loop, `sync` in an OS thread, `cpu` in a worker process.
         timeout_s: per attempt; None is none.  idle_timeout_s: without a sign of life.
+        preemptible: an urgent task may take its slot between two steps.
     """
 
     name: str
@@ -48,6 +54,7 @@ class Handler:
     timeout_s: float | None
     idle_timeout_s: float | None
     options: Options
+    preemptible: bool = False
 
     @property
     def reference(self) -> str:
@@ -87,6 +94,11 @@ class Task(Generic[P, R]):
         """The name that is stored with its tasks."""
         return self.handler.name
 
+    @property
+    def options_in_force(self) -> Options:
+        """What a submit says besides the arguments."""
+        return self._options
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         return self.handler.function(*args, **kwargs)
 
@@ -99,8 +111,11 @@ class Task(Generic[P, R]):
         In sync code it returns when the task is durable. In async code it returns at once: `await handle.stored()`
         waits for that, and so does awaiting the result. Inside a body it makes a child.
 
+        While the queue is full, that takes as long as there is no room: see `on_full` and `admission_timeout_s`.
+
         Raises:
             PayloadError: the arguments do not fit the function or do not serialise.
+            QueueFull, ThreadBusy: as `on_full` and `on_busy` say.
             SubmitError: the store refused it (in async code raised by `stored()` and by awaiting).
         """
         return self._client.submit_calls([Call(self.handler, self._options, args, kwargs)])[0]
@@ -108,6 +123,14 @@ class Task(Generic[P, R]):
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """Return the call without handing it in, for `app.submit_many`."""
         return Call(self.handler, self._options, args, kwargs)
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Ack[int]:
+        """Forget the cached result of this call; the ack says how many there were, 0 or 1. A running task goes on.
+
+        Raises:
+            PayloadError: the arguments do not fit the function or do not serialise.
+        """
+        return self._client.invalidate(Call(self.handler, self._options, args, kwargs))
 
     def map(self, *columns: Iterable[Any], **options: Unpack[SubmitOptions]) -> Handles[R]:
         """Hand in one task per item (per row of several columns, like `map`), all in one transaction."""
@@ -154,16 +177,25 @@ class Registry:
         retries: int | RetryPolicy = 0,
         timeout_s: float | None = None,
         idle_timeout_s: float | None = None,
+        on_busy: OnBusy | None = None,
+        cache_s: float | None = None,
+        cache_tags: Sequence[str] | None = None,
+        preemptible: bool = False,
         options: SubmitOptions | None = None,
     ) -> Handler:
         """Add a handler.
 
         Raises:
-            SettingsError: the name is taken by another function, or an option is wrong.
+            SettingsError: the name is taken by another function, or an option is wrong. In a notebook or at a prompt a
+                function that is defined again takes the place of the former.
         """
         name = name or default_name(function)
         known = self._handlers.get(name)
-        if known is not None and _place(known.function) != _place(function):
+        if (
+            known is not None
+            and _place(known.function) != _place(function)
+            and not _redefines(function, known.function)
+        ):
             raise SettingsError(
                 f"two handlers are called {name!r}",
                 why=f"{_place(known.function)} and {_place(function)}; stored tasks could run either",
@@ -176,7 +208,20 @@ class Registry:
                 why="a cpu body runs in a process without an event loop",
                 fix="make it a plain `def`, or drop cpu=True",
             )
+        if cpu and preemptible:
+            raise SettingsError(
+                f"handler {name!r} is cpu=True and preemptible=True",
+                why="a body makes room between two steps, and a cpu body has none",
+                fix="drop one of them, or split it into tasks",
+            )
         kind = "cpu" if cpu else "async" if is_async else "sync"
+        changes = SubmitOptions(**(options or {}))
+        if on_busy is not None:
+            changes["on_busy"] = on_busy
+        if cache_s is not None:
+            changes["cache_s"] = cache_s
+        if cache_tags is not None:
+            changes["cache_tags"] = cache_tags
         defaults = Options(queue=queue or ("cpu" if cpu else "default"))
         handler = Handler(
             name=name,
@@ -186,7 +231,8 @@ class Registry:
             retry=retries if isinstance(retries, RetryPolicy) else _policy(retries),
             timeout_s=timeout_s,
             idle_timeout_s=idle_timeout_s,
-            options=defaults.replaced(options) if options else defaults,
+            options=defaults.replaced(changes) if changes else defaults,
+            preemptible=preemptible,
         )
         self._handlers[name] = handler
         return handler
@@ -239,3 +285,21 @@ def _policy(retries: int) -> RetryPolicy:
 def _place(function: Callable[..., Any]) -> str:
     code = getattr(function, "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else repr(function)
+
+
+def _redefines(function: Callable[..., Any], known: Callable[..., Any]) -> bool:
+    """Return whether somebody has run an edited cell, or typed a function again."""
+    return _is_typed(function) and _is_typed(known) and function.__qualname__ == known.__qualname__
+
+
+def _is_typed(function: Callable[..., Any]) -> bool:
+    """Return whether a function of `__main__` is from no file.
+
+    The code of a prompt is called `<stdin>`. A cell's is called like a file that ipykernel never writes; the `__main__` of
+    a zipped program has no file on the disk either, but it says where it is from.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None or function.__module__ != "__main__":
+        return False
+    has_file = getattr(sys.modules.get("__main__"), "__file__", None) is not None
+    return code.co_filename.startswith("<") or not (has_file or Path(code.co_filename).is_file())

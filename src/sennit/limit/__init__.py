@@ -1,0 +1,1 @@
+"""Limits: what may enter, and how much may run."""
