@@ -16,6 +16,7 @@ from sennit import App
 from sennit._version import __version__
 from sennit.cli.main import COMMANDS, cli, main
 from sennit.errors import TaskCancelled, TaskFailed
+from sennit.store.migrate import LATEST
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
@@ -156,7 +157,10 @@ def test_no_color_in_the_environment_refuses_colour(
     "words",
     [
         "status", "verify", "tasks", "tasks ls", "tasks get 1", "tasks logs 1", "tasks logs 1 -f", "tasks wait 1",
-        "tasks cancel 1", "tasks retry 1", "db migrate", "db migrate --dry-run", "db check", "db backup copy.db", "db info",
+        "tasks cancel 1", "tasks retry 1", "inbox", "inbox show 1", "inbox watch", "inbox approve 1", "inbox reject 1",
+        "inbox edit 1 --value 1", "inbox respond 1 yes", "threads", "threads show t", "threads state t",
+        "threads history t", "threads diff t 1", "threads set t 1", "threads fork t u", "threads forget t --yes",
+        "signal paid", "cache invalidate --tag t", "db migrate", "db migrate --dry-run", "db check", "db backup copy.db", "db info",
     ],
 )  # fmt: skip
 def test_a_command_that_only_looks_makes_no_database(
@@ -192,6 +196,9 @@ def test_a_store_in_memory_cannot_be_looked_at(here: Path, capsys: pytest.Captur
         ("tasks wait {good}", "sennit.task/1"),
         ("tasks cancel {ready}", "sennit.change/1"),
         ("tasks retry {failed}", "sennit.change/1"),
+        ("threads set t 1", "sennit.state/1"),
+        ("signal paid", "sennit.signal/1"),
+        ("cache invalidate --tag t", "sennit.invalidated/1"),
         ("db init", "sennit.db/1"),
         ("db migrate", "sennit.db/1"),
         ("db check", "sennit.check/1"),
@@ -224,7 +231,7 @@ def test_a_task_in_json_has_its_keys(ids: dict[str, str], capsys: pytest.Capture
     assert list(found) == [
         "schema", "id", "handler", "queue", "state", "priority", "attempt", "failures", "crashes", "thread_id", "key",
         "parent_id", "waiting_for", "worker_id", "reason", "created_at", "due_at", "started_at", "done_at", "error",
-        "arguments", "result", "attempts",
+        "position", "asks", "arguments", "result", "attempts",
     ]  # fmt: skip
     assert (found["arguments"], found["result"], found["state"]) == ({"n": 2}, 4, "succeeded")
 
@@ -313,8 +320,8 @@ def test_an_unknown_task_exits_3(ids: dict[str, str], capsys: pytest.CaptureFixt
 def test_init_makes_the_database_and_is_harmless_later(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = call(capsys, "db", "init"), call(capsys, "db", "init")
 
-    assert first[:2] == (0, "created .sennit/sennit.db, schema 1\n")
-    assert second[:2] == (0, "there already: .sennit/sennit.db, schema 1\n")
+    assert first[:2] == (0, f"created .sennit/sennit.db, schema {LATEST}\n")
+    assert second[:2] == (0, f"there already: .sennit/sennit.db, schema {LATEST}\n")
 
 
 def test_a_dry_run_prints_the_sql_and_changes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,7 +338,7 @@ def test_a_dry_run_prints_the_sql_and_changes_nothing(here: Path, capsys: pytest
 def test_migrate_brings_an_empty_file_to_the_schema(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "empty.db").touch()
 
-    assert call(capsys, "db", "migrate", "--db", "sqlite:///empty.db")[1] == "empty.db: schema 0 → 1\n"
+    assert call(capsys, "db", "migrate", "--db", "sqlite:///empty.db")[1] == f"empty.db: schema 0 → {LATEST}\n"
     assert "nothing to do" in call(capsys, "db", "migrate", "--db", "sqlite:///empty.db", "--dry-run")[1]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sennit.cli.calls import call_of_line, call_of_words
 from sennit.cli.console import CLEAR, LogLines
-from sennit.cli.output import rfc3339, size, span, table
+from sennit.cli.output import clipped, moment, pretty, rfc3339, safe, safe_lines, size, span, table
 from sennit.cli.progress import Progress
 from sennit.errors import PayloadError
 from sennit.submit.registry import Handler, Registry
@@ -93,6 +93,42 @@ def test_a_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     table(["id", "state"], [[7, "ready"], [1000, "running"]], right=frozenset({"id"}))
 
     assert capsys.readouterr().out == "  id  state\n   7  ready\n1000  running\n"
+
+
+@given(st.text())
+def test_text_that_is_safe_has_one_line_and_nothing_that_moves_the_cursor(text: str) -> None:
+    assert safe(text).isprintable()
+
+
+def test_safe_text_keeps_letters_of_all_languages_and_shows_what_it_escapes() -> None:
+    assert safe("Grüße, 世界 ✓") == "Grüße, 世界 ✓"
+    assert safe("a\nb\x1b[2J\x9b\u202e\ud800") == "a\\nb\\x1b[2J\\x9b\\u202e\\ud800"
+    assert safe_lines("a\nb\x1b") == "a\nb\\x1b"
+
+
+def test_a_cell_cannot_break_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    table(["thread"], [["a\nb"]])
+
+    assert capsys.readouterr().out == "thread\na\\nb\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "short"), [("", ""), ("abcdef", "abcdef"), ("abcdefg", "abcde…"), ("a\nb", "a…"), ("\n", "")]
+)
+def test_a_clipped_text_says_that_it_was_cut(text: str, short: str) -> None:
+    assert clipped(text, 6) == short
+
+
+def test_json_is_indented_and_safe() -> None:
+    assert pretty(b'{"a":[1,"\xc2\x9b"]}') == '{\n  "a": [\n    1,\n    "\\x9b"\n  ]\n}'
+
+
+def test_a_moment_has_its_date_unless_it_is_today() -> None:
+    now_us = 1_700_000_000_000_000
+
+    assert len(moment(now_us, now_us)) == len("22:13:20")
+    assert len(moment(now_us - 40 * 3_600_000_000, now_us)) == len("2023-11-14 22:13")
+    assert moment(None, now_us) == ""
 
 
 # ---------------------------------------------------------------- progress

@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from sennit.cli.output import safe_lines
 from sennit.cli.shared import Shared
 from sennit.errors import SennitError, TaskFailed, UsageError
 
@@ -44,8 +45,8 @@ def show(error: SennitError, shared: Shared) -> None:
 
 def _say(shared: Shared, code: str, what: str, *, why: str = "", fix: str = "") -> None:
     label = click.style(f"error[{code}]", fg="red", bold=True)
-    lines = [f"{label} {what}"]
-    lines += [f"  {name:<4} {text}" for name, text in (("why", why), ("fix", fix)) if text]
+    lines = [f"{label} {safe_lines(what)}"]
+    lines += [f"  {name:<4} {safe_lines(text)}" for name, text in (("why", why), ("fix", fix)) if text]
     click.echo("\n".join(lines), err=True, color=shared.color)
 
 

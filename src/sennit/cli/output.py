@@ -19,11 +19,47 @@ def emit(value: Any) -> None:
     click.echo(msgspec.json.encode(value))
 
 
+# ---------------------------------------------------------------- text that somebody else has written
+
+
+def safe(text: str) -> str:
+    """Return text for one line of a terminal: what would move the cursor, or turn the direction, is escaped."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def safe_lines(text: str) -> str:
+    """Return text that may have lines."""
+    return "\n".join(safe(line) for line in text.split("\n"))
+
+
+def clipped(text: str, width: int) -> str:
+    """Return the first line of a text, at most `width` characters."""
+    first, *rest = text.splitlines() or [""]
+    return first if len(first) <= width and not rest else f"{first[: width - 1]}…"
+
+
+def pretty(data: bytes | msgspec.Raw) -> str:
+    """Return stored JSON for people: indented, and safe to print."""
+    return safe_lines(msgspec.json.format(bytes(data), indent=2).decode())
+
+
 def rfc3339(at_us: int | None) -> str | None:
     """Return a moment of the store's clock (µs since the epoch) as RFC 3339 in UTC."""
     if at_us is None:
         return None
     return (_EPOCH + timedelta(microseconds=at_us)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def moment(at_us: int | None, now_us: int) -> str:
+    """Return a moment in the local time zone for people, with the date unless it is today; "" for none."""
+    if at_us is None:
+        return ""
+    at, now = ((_EPOCH + timedelta(microseconds=us)).astimezone() for us in (at_us, now_us))
+    return at.strftime("%H:%M:%S" if at.date() == now.date() else "%Y-%m-%d %H:%M")
 
 
 def span(seconds: float) -> str:
@@ -50,9 +86,15 @@ def size(n_bytes: int) -> str:
     return f"{amount:.1f} TiB"
 
 
+def say_more(shown: Sequence[object], limit: int) -> None:
+    """Say on stderr that a list may go on; nothing is cut off silently."""
+    if len(shown) >= limit:
+        click.echo(f"{len(shown):,} shown, there may be more: --limit", err=True)
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, right: frozenset[str] = frozenset()) -> None:
     """Write aligned columns; those named in `right` are flush right. The last one is not padded."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[safe(str(cell)) for cell in row] for row in rows]
     widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(head)]
     for line in ([*head], *cells):
         parts = [

@@ -82,6 +82,29 @@ def _set(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
             shared.db = value
 
 
+def checked_thread(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Return the id of a conversation as it is; what none can be called is an error of the command line."""
+    from sennit.errors import SettingsError
+    from sennit.model.thread import checked_thread_id
+
+    try:
+        return value if value is None else checked_thread_id(value)
+    except SettingsError as error:
+        said = error.what.encode(errors="backslashreplace").decode()
+        raise click.BadParameter(said, ctx=ctx, param=parameter) from None
+
+
+def thread_option(function: F) -> F:
+    """Add `--thread T`, a filter."""
+    how: dict[str, Any] = {"metavar": "T", "callback": checked_thread, "help": "Only of this conversation."}
+    return click.option("--thread", "--thread-id", "thread_id", **how)(function)
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: command lines to copy."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)  # \b: click leaves the lines as they are
+
+
 def shared_options(*, q_is_taken: bool = False) -> Callable[[F], F]:
     """Add the shared options to a command or group.
 

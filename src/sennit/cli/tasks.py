@@ -12,11 +12,26 @@ import click
 from sennit.cli.commits import Commits
 from sennit.cli.group import Group
 from sennit.cli.opening import existing
-from sennit.cli.output import emit, log_json, raw, rfc3339, span, table, task_json
-from sennit.cli.shared import Shared, pass_shared, shared_options
+from sennit.cli.output import (
+    clipped,
+    emit,
+    log_json,
+    raw,
+    rfc3339,
+    safe,
+    safe_lines,
+    say_more,
+    span,
+    table,
+    task_json,
+)  # fmt: skip
+from sennit.cli.questions import ask_json, open_questions
+from sennit.cli.shared import Shared, examples, pass_shared, shared_options, thread_option
+from sennit.cli.waits import Waits
 from sennit.errors import ResultTimeout
 from sennit.model.lifecycle import State
-from sennit.model.task import Outcome, TaskView
+from sennit.model.task import TaskView
+from sennit.model.thread import AskView
 from sennit.runtime.stores import sqlite_path
 from sennit.store.protocol import Store
 from sennit.sync.ack import Ack
@@ -25,9 +40,12 @@ from sennit.sync.clock import monotonic_s
 # Exit codes; the table of docs/reference/cli.md.
 FAILED: Final = 1
 CONFLICT: Final = 4
+ASKED: Final = 5
 CANCELLED: Final = 6
 
 LOG_LINES_AT_ONCE: Final = 1000
+
+Heard = SimpleQueue[tuple[int | None, Ack[Any]]]
 
 task_ids = click.argument("task_ids", nargs=-1, required=True, type=click.IntRange(1), metavar="ID...")
 task_id = click.argument("task_id", type=click.IntRange(1), metavar="ID")
@@ -45,11 +63,13 @@ def tasks(ctx: click.Context) -> None:
 # ---------------------------------------------------------------- looking
 
 
-@tasks.command()
+@tasks.command(
+    epilog=examples("sennit tasks ls --state failed --json | jq -r .id", "sennit tasks ls --thread release-9")
+)
 @click.option("--state", "states", multiple=True, type=click.Choice([str(s) for s in State]), help="May be repeated.")
 @click.option("--queue", help="Only of this queue.")
 @click.option("--handler", help="Only of this handler, by its full name.")
-@click.option("--thread-id", help="Only of this conversation.")
+@thread_option
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many at most.")
 @shared_options()
 @pass_shared
@@ -62,7 +82,7 @@ def ls(
     thread_id: str | None = None,
     limit: int = 100,
 ) -> None:
-    """List tasks, the newest first."""
+    """List tasks, the newest first; one that waits says what for."""
     wanted = [State(s) for s in states]
     with existing(shared.url) as store:
         found = store.tasks(states=wanted, queue=queue, handler=handler, thread_id=thread_id, limit=limit).result()
@@ -70,31 +90,41 @@ def ls(
             for task in found:
                 emit(task_json(task))
             return
+        waits = Waits(store, found)
         now_us = store.now_us()
     rows = [
-        [t.id, t.state, t.handler, t.queue, t.attempt, f"{span((now_us - t.created_us) / 1e6)} ago", _note(t)]
+        [t.id, t.state, t.handler, t.queue, t.attempt, f"{span((now_us - t.created_us) / 1e6)} ago", _note(t, waits)]
         for t in found
     ]
     table(["id", "state", "handler", "queue", "attempt", "submitted", ""], rows, right=frozenset({"id", "attempt"}))
+    say_more(found, limit)
 
 
-def _note(task: TaskView) -> str:
+def _note(task: TaskView, waits: Waits) -> str:
+    """Return why it ended badly, or what it waits for."""
     if task.error is not None:
-        return f"{task.error.kind}: {task.error.message}".splitlines()[0][:80]
-    if task.waiting_for:
-        return f"waits for {task.waiting_for} tasks"
-    return task.reason
+        return _failure(task)
+    found = waits.of(task)
+    if not found or task.state not in {State.WAITING, State.SUSPENDED}:
+        return found
+    return f"{'waiting' if task.state is State.WAITING else 'waits for'}: {found}"
 
 
-@tasks.command()
+def _failure(task: TaskView) -> str:
+    return "" if task.error is None else clipped(f"{task.error.kind}: {task.error.message}", 80)
+
+
+@tasks.command(epilog=examples("sennit tasks get 12"))
 @task_id
 @shared_options()
 @pass_shared
 def get(shared: Shared, task_id: int) -> None:
-    """Show one task: arguments, result, and the attempts that did not succeed."""
+    """Show one task: arguments, result, what it waits for, and the attempts that did not succeed."""
     with existing(shared.url) as store:
         task = store.task(task_id).result()
         attempts = store.attempts(task_id).result()
+        position = store.position(task_id).result()
+        waits = Waits(store, [task])
     earlier = [
         {
             "attempt": a.attempt,
@@ -107,27 +137,39 @@ def get(shared: Shared, task_id: int) -> None:
         for a in attempts
     ]
     if shared.json:
-        emit({**task_json(task), "arguments": raw(task.payload), "result": raw(task.result), "attempts": earlier})
+        asks = [ask.id for ask in waits.asks(task_id)]
+        shown = {"position": position, "asks": asks, "arguments": raw(task.payload), "result": raw(task.result)}
+        emit({**task_json(task), **shown, "attempts": earlier})
         return
     for name, value in task_json(task).items():
-        if value not in (None, "", 0) and name not in {"schema", "error"}:
-            click.echo(f"{name:<12} {value}")
-    click.echo(f"{'arguments':<12} {task.payload.decode()}")
+        if value not in (None, "", 0) and name not in {"schema", "error", "waiting_for"}:
+            _print_fact(name, value)
+    if position is not None:
+        _print_fact("position", f"{position} before it")
+    if task.state in {State.WAITING, State.SUSPENDED} and (what := waits.of(task)):
+        _print_fact("waits for", what)
+        for ask in waits.asks(task_id):
+            _print_fact("answer it", f"sennit inbox show {ask.id}")
+    _print_fact("arguments", task.payload.decode())
     if task.result is not None:
-        click.echo(f"{'result':<12} {task.result.decode()}")
+        _print_fact("result", task.result.decode())
     for a in attempts:
         why = "" if a.error is None else f" {a.error.kind}: {a.error.message}"
-        click.echo(f"attempt {a.attempt:<4} {a.outcome}{why}")
+        click.echo(safe_lines(f"attempt {a.attempt:<4} {a.outcome}{why}"))
     if task.error is not None:
-        click.echo(f"{'error':<12} {task.error.kind}: {task.error.message}")
+        click.echo(safe_lines(f"{'error':<12} {task.error.kind}: {task.error.message}"))
         if task.error.traceback:
-            click.echo(task.error.traceback.rstrip())
+            click.echo(safe_lines(task.error.traceback.rstrip()))
+
+
+def _print_fact(name: str, value: object) -> None:
+    click.echo(safe(f"{name:<12} {value}"))
 
 
 # ---------------------------------------------------------------- logs
 
 
-@tasks.command()
+@tasks.command(epilog=examples("sennit tasks logs 12 -f"))
 @task_id
 @click.option("-f", "--follow", is_flag=True, help="Go on until the task has ended.")
 @click.option("--attempt", type=click.IntRange(1), help="Only of this attempt.")
@@ -159,7 +201,7 @@ def _print_logs(shared: Shared, store: Store, task_id: int, attempt: int | None,
             if shared.json:
                 emit(log_json(line))
             else:
-                click.echo(f"{rfc3339(line.at_us)}  {line.attempt}  {line.level:<8} {line.text}")
+                click.echo(safe_lines(f"{rfc3339(line.at_us)}  {line.attempt}  {line.level:<8} {line.text}"))
         seq = lines[-1].seq
     return seq
 
@@ -167,51 +209,69 @@ def _print_logs(shared: Shared, store: Store, task_id: int, attempt: int | None,
 # ---------------------------------------------------------------- waiting
 
 
-@tasks.command()
+@tasks.command(epilog=examples("sennit tasks wait 12 13 --timeout-s 60", "sennit tasks wait 12 --or-asked"))
 @task_ids
 @click.option("--timeout-s", type=click.FloatRange(0, min_open=True), help="Exit 124 after this long.")
+@click.option("--or-asked", is_flag=True, help="Exit 5 as soon as one of them waits for somebody's answer.")
 @shared_options()
 @pass_shared
-def wait(shared: Shared, task_ids: tuple[int, ...], *, timeout_s: float | None) -> int:
+def wait(shared: Shared, task_ids: tuple[int, ...], *, timeout_s: float | None, or_asked: bool) -> int:
     """Wait until all have ended: exit 0 if all succeeded, 1 if one failed, else 6 if one was cancelled."""
     until_s = None if timeout_s is None else monotonic_s() + timeout_s
     states: set[State] = set()
     with existing(shared.url) as store:
-        ended: SimpleQueue[tuple[int, Ack[Outcome]]] = SimpleQueue()
+        heard: Heard = SimpleQueue()
         for one in task_ids:
-            _queue_end(store, one, ended)
+            _hear(store.watch(one), one, heard)
+        if or_asked:
+            _hear(store.watch_inbox(-1), None, heard)  # at once, whatever its revision is
         open_ = list(task_ids)
         while open_:
             left_s = None if until_s is None else max(0.0, until_s - monotonic_s())
             try:
-                done, ack = ended.get(timeout=left_s)
+                done, ack = heard.get(timeout=left_s)
             except Empty:
                 raise ResultTimeout(
                     f"{len(open_)} of {len(task_ids)} tasks have not ended in time: {open_[:10]}",
                     task_id=open_[0],
                     fix="they go on; wait again, or cancel them",
                 ) from None
+            if done is None:
+                if asks := [ask for ask in open_questions(store) if ask.task_id in open_]:
+                    _print_asked(shared, asks)
+                    return ASKED
+                _hear(store.watch_inbox(ack.result()), None, heard)
+                continue
             states.add(ack.result().state)
             open_.remove(done)
             _print_end(shared, store.task(done).result())
     return FAILED if State.FAILED in states else CANCELLED if State.CANCELLED in states else 0
 
 
-def _queue_end(store: Store, task_id: int, ended: SimpleQueue[tuple[int, Ack[Outcome]]]) -> None:
-    store.watch(task_id).add_done_callback(lambda ack: ended.put((task_id, ack)))
+def _hear(ack: Ack[Any], task_id: int | None, heard: Heard) -> None:
+    """Put what is acknowledged into the queue; without a task it is the inbox's revision."""
+    ack.add_done_callback(lambda done: heard.put((task_id, done)))
+
+
+def _print_asked(shared: Shared, asks: Sequence[AskView]) -> None:
+    for ask in asks:
+        if shared.json:
+            emit(ask_json(ask))
+        else:
+            click.echo(safe(f"{ask.task_id} waits for question {ask.id}: {ask.spec.question}"))
 
 
 def _print_end(shared: Shared, task: TaskView) -> None:
     if shared.json:
         emit({**task_json(task), "result": raw(task.result)})
     else:
-        click.echo(f"{task.id} {task.state}{f' ({_note(task)})' if task.error else ''}")
+        click.echo(safe(f"{task.id} {task.state}{f' ({_failure(task)})' if task.error else ''}"))
 
 
 # ---------------------------------------------------------------- changing
 
 
-@tasks.command()
+@tasks.command(epilog=examples("sennit tasks cancel 12 13 --reason 'not wanted'"))
 @task_ids
 @click.option("--reason", default="", help="Stored with the task.")
 @shared_options()
@@ -222,7 +282,7 @@ def cancel(shared: Shared, task_ids: tuple[int, ...], *, reason: str) -> int:
         return _print_changed(shared, store, task_ids, store.cancel(task_ids, reason=reason).result(), "cancelled")
 
 
-@tasks.command()
+@tasks.command(epilog=examples("sennit tasks ls --state failed --json | jq .id | xargs sennit tasks retry"))
 @task_ids
 @shared_options()
 @pass_shared
