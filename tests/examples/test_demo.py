@@ -8,10 +8,8 @@ import re
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -27,38 +25,12 @@ from sennit.cli.demo.plan import Plan, PlannedFile, plan
 from sennit.cli.demo.records import FunctionFacts, Outcome
 from sennit.cli.demo.run import Result
 from sennit.cli.demo.stock import Stock, take_stock
-
-LINE = re.compile(
-    r"(?P<tasks>\d+) tasks, (?P<kills>\d+) kills?, (?P<rescued>\d+) rescued, (?P<retries>\d+) retr(?:y|ies), "
-    r"(?P<lost>\d+) lost, (?P<duplicated>\d+) duplicated, (?P<seconds>[\d.]+) s, report: (?P<report>.+)\n"
-)
-COPIED = "".join(f"    total += prices[{n}] * counts[{n}]\n" for n in range(8))
+from tests.examples.demo_runs import LINE, demo, shop, started
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Three packages of four small modules each; `shop/tangled.py` holds the one complicated function."""
-    root = tmp_path / "shop"
-    for package in (root, root / "cart", root / "till"):
-        package.mkdir(parents=True)
-        for n in range(4):
-            text = f'"""Part {n}."""\n\n\ndef part_{n}(a):\n    """Return `a`."""\n    return a or {n}\n'
-            (package / f"part_{n}.py").write_text(text, encoding="utf-8")
-    branches = "".join(f"    if a == {n}:\n        return {n}\n" for n in range(13))
-    (root / "tangled.py").write_text(f"def tangled(a):\n{branches}    return a\n", encoding="utf-8")
-    for name in ("cart", "till"):
-        function = f"def {name}_sum(prices, counts, total):\n{COPIED}    return total\n"
-        (root / name / "copied.py").write_text(function, encoding="utf-8")
-    return root
-
-
-def argv_of(*args: object) -> list[str]:
-    return [sys.executable, "-m", "sennit", "demo", *map(str, args)]
-
-
-def demo(*args: object, **environ: str) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "SENNIT_"))}
-    return subprocess.run(argv_of(*args), env=env | environ, capture_output=True, text=True, check=False)
+    return shop(tmp_path)
 
 
 def analyse_nothing() -> None: ...
@@ -87,12 +59,12 @@ def test_a_small_tree_is_read_although_a_worker_is_killed(tree: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     line = LINE.fullmatch(done.stdout)
     assert line is not None, done.stdout
-    assert int(line["tasks"]) == 1 + 15 * 2 + 3 + 1  # plan, 15 files, 3 packages, report
-    assert line["kills"] == "1"
+    assert int(line["tasks"]) == 1 + 1 + 15 * 2 + 3 + 1  # plan, approve, 15 files, 3 packages, report
+    assert (line["kills"], line["asked"], line["outcome"]) == ("1", "1 human", "report")
     assert int(line["rescued"]) >= 1
     assert (line["lost"], line["duplicated"]) == ("0", "0")
     assert re.search(r"first result after [\d.]+ s: ", done.stderr)
-    assert re.search(r"kill -9 \d+ after \d+ of 35 tasks: it held [1-9]", done.stderr)
+    assert re.search(r"kill -9 \d+ after \d+ of 36 tasks: it held [1-9]", done.stderr)
 
 
 def test_the_report_of_a_small_tree_is_true(tree: Path, tmp_path: Path) -> None:
@@ -105,6 +77,10 @@ def test_the_report_of_a_small_tree_is_true(tree: Path, tmp_path: Path) -> None:
     assert markdown.count("killed with -9 at") == 1
     assert page.count("kill -9 at") == 1
     assert 'class="k-review o-killed"' in page or 'class="k-analyse o-killed"' in page
+    assert "Thread `package:shop/cart`: version 6 · 5 files reviewed" in markdown  # five reviews and the summary
+    assert "most complex `tangled` (shop/tangled.py:1, 14)" in markdown
+    assert "Published: nobody answered within 2 s, which counts as yes" in markdown
+    assert "<span>a person</span>" in page
 
 
 def test_the_report_of_an_installed_package_is_true(tmp_path: Path) -> None:
@@ -117,6 +93,7 @@ def test_the_report_of_an_installed_package_is_true(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (facts["kills"], facts["lost"], facts["duplicated"], facts["sound"]) == (1, 0, 0, True)
     assert facts["tasks"] == facts["succeeded"] == len(fleet_of(plan(root, files_max=1000)))
+    assert (facts["asked"], facts["published"], facts["approval"]["state"]) == (1, True, "expired")
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
     row = first_row_after("Most complex functions", markdown)
     assert row == [knot.name, f"{path}:{knot.line}", str(knot.complexity), str(knot.lines)]
@@ -127,6 +104,7 @@ def test_the_report_of_an_installed_package_is_true(tmp_path: Path) -> None:
 def fleet_of(tree: Plan) -> list[str]:
     return [
         "plan",
+        "approve",
         *(f"{kind} {file.path}" for file in tree.files for kind in ("a", "r")),
         *map(str, tree.packages),
         "report",
@@ -146,6 +124,7 @@ def test_an_endpoint_that_is_down_fails_the_reviews_and_nothing_else(tree: Path,
     assert facts["retries"] == 15 * 2
     assert "no HTTP answer from http://127.0.0.1:9/v1" in done.stderr
     assert "check OPENAI_BASE_URL" in done.stderr
+    assert facts["published"] is True
     assert "shop/tangled.py:1" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
@@ -187,20 +166,8 @@ def test_a_file_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
     assert [(finding.kind, finding.severity) for finding in report.findings] == [("unreadable", "error")]
 
 
-@contextmanager
-def started(tree: Path, tmp_path: Path, *args: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
-    """Start a demo whose temporary files are below `tmp_path/temp`; yield it and its workers once one has worked."""
-    (tmp_path / "temp").mkdir()
-    env = os.environ | {"TMPDIR": str(tmp_path / "temp")}
-    argv = argv_of(tree, "--no-kill", "--out", tmp_path / "out", *args)
-    with subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
-        assert running.stderr is not None
-        next(line for line in running.stderr if line.startswith("first result"))
-        yield running, psutil.Process(running.pid).children()
-
-
 def test_a_worker_that_somebody_else_kills_is_one_more_kill(tree: Path, tmp_path: Path) -> None:
-    with started(tree, tmp_path) as (running, workers):
+    with started(tree, tmp_path, "--yes") as (running, workers):
         workers[0].kill()
         out, _ = running.communicate()
 
@@ -290,6 +257,10 @@ def without_a_file(folder: Path) -> None:
     (folder / "pack" / "m9.py").write_text("x = 1\n", encoding="utf-8")
 
 
+def sql_state(change: str) -> Callable[[Path], None]:
+    return sql(f"UPDATE sennit_state SET data = CAST({change} AS BLOB) WHERE data IS NOT NULL")
+
+
 REVIEW = "(SELECT min(id) FROM sennit_task WHERE handler LIKE '%.review')"
 DAMAGES = {
     "a success is counted twice": (
@@ -305,6 +276,37 @@ DAMAGES = {
     "a task is of nobody's plan": (sql(f"UPDATE sennit_task SET id = 999999 WHERE id = {REVIEW}"), "was never planned"),
     "a file never came to be a task": (without_a_file, "lost: analyse pack/m9.py"),
     "a body ran after the end": (noted(attempt=1, outcome="succeeded"), "ran again after its result was accepted"),
+    "an update of a thread is lost": (
+        sql_state("""replace(data, '"pack/m2.py"', '"pack/m1.py"')"""),
+        "lost: thread package:pack does not count pack/m2.py",
+    ),
+    "an update of a thread is done twice": (
+        sql_state("""replace(data, '"pack/m2.py"', '"pack/m2.py","pack/m2.py"')"""),
+        "duplicated: thread package:pack counts pack/m2.py 2 times",
+    ),
+    "a thread has miscounted": (
+        sql_state("""replace(data, '"missing-docstring":', '"missing-docstring":1')"""),
+        "thread package:pack counts the findings",
+    ),
+    "a thread was written by a stranger": (
+        sql(
+            "INSERT INTO sennit_state SELECT thread_id, name, version + 1, data, at_us, NULL, NULL "
+            "FROM sennit_state ORDER BY version DESC LIMIT 1"
+        ),
+        "thread package:pack is at version 6, and 5 attempts changed it",
+    ),
+    "a question is gone": (sql("DELETE FROM sennit_ask"), "lost: the question of task"),
+    "a question has another answer": (
+        sql("""UPDATE sennit_ask SET answer = CAST('{"state":"denied"}' AS BLOB), state = 'denied'"""),
+        "was answered no, and the report has heard yes",
+    ),
+    "a question is asked twice": (
+        sql(
+            "INSERT INTO sennit_ask (task_id, key, kind, name, event_key, spec, assignee, state, created_us, answer) "
+            "SELECT task_id, key || 'x', kind, name, event_key, spec, assignee, state, created_us, answer FROM sennit_ask"
+        ),
+        "has asked 2 times",
+    ),
     "a result comes from no body": (without_a_line, "and no body says so"),
 }
 
@@ -314,7 +316,7 @@ def test_a_good_run_is_sound(a_run: Path) -> None:
 
     assert stock.problems == ()
     assert stock.sound
-    assert stock.ledger.submitted == stock.ledger.succeeded == 1 + 4 * 2 + 1 + 1
+    assert stock.ledger.submitted == stock.ledger.succeeded == 1 + 1 + 4 * 2 + 1 + 1
 
 
 @pytest.mark.parametrize("what", DAMAGES)

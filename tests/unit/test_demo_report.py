@@ -11,8 +11,21 @@ import pytest
 from sennit.cli.demo.analysis import analyse
 from sennit.cli.demo.clones import duplicates
 from sennit.cli.demo.digest import workers
-from sennit.cli.demo.records import Attempt, Finding, Kill, Ledger, PackageSummary, Review, RunReport
+from sennit.cli.demo.records import (
+    Approval,
+    Attempt,
+    Finding,
+    Kill,
+    Ledger,
+    PackageState,
+    PackageSummary,
+    Review,
+    RunReport,
+    Tally,
+    Worst,
+)
 from sennit.cli.demo.report import render_html, render_markdown
+from sennit.cli.demo.tally import tally_of
 
 EVIL = "<script>alert(1)</script>"
 VOID = {"meta"}
@@ -44,6 +57,9 @@ def small_run(**changes: object) -> RunReport:
             Attempt(3, "review", "shop/cart/b.py", 11, 2, 1.8, 4.2, "succeeded"),
         ),
         "kills": (Kill(12, 1.7),),
+        "approval": Approval("Publish the report of 3 files?", True, "answered", "ann", "", 0.3, 2.1),
+        "published": True,
+        "states": (PackageState("shop", 2, tally_of(files[:1])),),
     }
     return RunReport(**(given | changes))  # type: ignore[arg-type]
 
@@ -97,6 +113,11 @@ def test_whatever_a_file_a_model_or_a_command_says_is_shown_and_not_run() -> Non
         reviews=(Review(f"{EVIL}/a.py", f"`{EVIL}` {EVIL}\n\n- {EVIL}", EVIL, 1, 1),),
         packages=(PackageSummary(f"{EVIL.removesuffix('script>')}script>", 1, 1, 1, EVIL),),
         attempts=(Attempt(1, EVIL, EVIL, 11, 1, 0.0, 0.5, "succeeded"),),
+        approval=Approval(EVIL, False, "denied", EVIL, EVIL, 0.3, 2.1),
+        published=False,
+        states=(
+            PackageState(EVIL.removesuffix("script>"), 1, Tally((EVIL,), {EVIL: 1}, Worst(EVIL, 1, EVIL, 9), EVIL)),
+        ),
     )
 
     page, text = render_html(run), render_markdown(run)
@@ -121,6 +142,11 @@ def test_the_page_tells_the_figures_the_kill_and_the_findings() -> None:
         "shop/cart/b.py:1–8",
         "<li>one</li><li>two</li>",
         "$ sennit demo src/shop",
+        "<b>1</b> human asked",
+        "Published: approved by ann (asked at 0.3 s, decided at 2.1 s).",
+        "<span>a person</span>",
+        "thread <code>package:shop</code>: version 2 · 1 file reviewed",
+        "most complex <code>sell</code> (shop/a.py:10, 3)",
     ):
         assert words in page
 
@@ -132,9 +158,21 @@ def test_a_ledger_that_does_not_balance_is_said_first() -> None:
     assert "9 submitted ≠ 8 succeeded" in render_markdown(run)
 
 
+def test_a_report_that_nobody_has_approved_says_that_it_is_a_draft() -> None:
+    approval = Approval("Publish?", False, "denied", "ann", "not today", 0.3, 2.1)
+    run = small_run(approval=approval, published=False)
+
+    page, text = render_html(run), render_markdown(run)
+
+    assert "<title>shop: sennit demo draft</title>" in page
+    assert '<p class="draft">Draft, not published: rejected by ann: not today' in page
+    assert text.startswith("# shop, read by a fleet (draft)\n")
+    assert "Draft, not published: rejected by ann: not today" in text
+
+
 @pytest.mark.parametrize("render", [render_html, render_markdown])
 def test_a_run_without_files_attempts_or_reviews_still_has_a_report(render: object) -> None:
-    run = small_run(files=(), duplicates=(), reviews=(), packages=(), attempts=(), kills=())
+    run = small_run(files=(), duplicates=(), reviews=(), packages=(), attempts=(), kills=(), approval=None, states=())
 
     assert callable(render)
     assert "shop" in render(run)
@@ -145,7 +183,9 @@ def test_the_markdown_holds_the_same_facts() -> None:
 
     for words in (
         "# shop, read by a fleet",
-        "9 tasks, 1 kill (-9), 1 rescued, 2 retried, 1 rate limited (429), 0 failed, 0 lost, 0 duplicated, 4.2 s",
+        "9 tasks, 1 kill (-9), 1 rescued, 2 retried, 1 rate limited (429), 1 human asked, 0 failed, 0 lost, 0 duplicated, 4.2 s",
+        "Published: approved by ann (asked at 0.3 s, decided at 2.1 s).",
+        "Thread `package:shop`: version 2 · 1 file reviewed",
         "| 12 | 1 | 1.60 | killed with -9 at 1.70 s |",
         "| `sell` | `shop/a.py:10` | 3 | 2 |",
         "- error: `shop/cart/broken.py:1`",

@@ -21,32 +21,57 @@ FAILURES_SHOWN: Final = 5
 @click.option("--seed", default=7, show_default=True, help="Of the local model's delays and refusals.")
 @click.option("--workers", default=3, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
 @click.option("--no-kill", is_flag=True, help="Let all workers live; else one is killed with -9 at 40 % of the tasks.")
+@click.option("--yes", is_flag=True, help="Publish the report without asking anybody.")
 @click.option("--keep", is_flag=True, help="Keep the temporary database, the journal and the workers' log.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=Path("sennit-report"),
     show_default=True,
-    help="Folder for report.html and report.md.",
+    help="Folder for report.html and report.md, or draft.html and draft.md.",
 )
 @shared_options()
 @pass_shared
 def demo(
-    shared: Shared, path: Path | None, *, fast: bool, seed: int, workers: int, no_kill: bool, keep: bool, out: Path
+    shared: Shared,
+    path: Path | None,
+    *,
+    fast: bool,
+    seed: int,
+    workers: int,
+    no_kill: bool,
+    yes: bool,
+    keep: bool,
+    out: Path,
 ) -> int:
     """Let a fleet of tasks read the Python code at PATH (default: sennit itself) and write a report.
 
     Every file is analysed, and reviewed by a model: the one of OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL if
-    set, else a local server that the demo starts. --db names a new database, which is kept. Exit 1 if a task failed,
-    was lost or was accepted twice.
+    set, else a local server that the demo starts. --db names a new database, which is kept.
+
+    A task asks whether the report may be published: at a terminal y or n answers, and 60 s of silence leave a draft; else
+    10 s of silence (2 s with --fast) are a yes. `sennit inbox` in another terminal answers too; the command is shown.
+
+    Exit 0 when all went well, also after a no: then it is draft.html, and marked. Exit 1 if a task or an update of a
+    thread's state failed, was lost or was accepted twice.
+
+    --json writes one object: tasks, succeeded, failed, cancelled, live, kills, rescued, retries, rate_limited, lost,
+    duplicated, asked (counts); seconds, first_result_s; sound (nothing contradicts anything), problems, failures
+    (sentences); approval (null, or question, approved, state, by, reason, asked_s, closed_s), published, report (path).
     """
+    from sennit.sync.clock import uptime_us
+
+    started_us = uptime_us()  # before the imports: they are part of what one waits for
+
     import sennit
+    from sennit.cli.demo.person import somebody_here
     from sennit.cli.demo.run import Request, Screen, run
     from sennit.runtime.stores import sqlite_path
 
     shared.start_logging()
     log = shared.log_lines
     assert log is not None  # noqa: S101 - started above
+    shown = shared.verbosity >= 0
     request = Request(
         root=path or Path(sennit.__file__).parent,
         out=out,
@@ -57,9 +82,11 @@ def demo(
         keep=keep,
         db=sqlite_path(shared.db) if shared.db else None,
         kill=not no_kill,
+        somebody=shown and not yes and somebody_here(),
+        yes=yes,
     )
-    shown = shared.verbosity >= 0
-    result = run(request, Screen(log.say if shown else None, log.live if shown and sys.stderr.isatty() else None))
+    screen = Screen(log.say if shown else None, log.live if shown and sys.stderr.isatty() else None)
+    result = run(request, screen, started_us=started_us)
     for sentence in (*result.stock.problems, *result.stock.failures[:FAILURES_SHOWN]):
         log.say(sentence)
     if unshown := len(result.stock.failures[FAILURES_SHOWN:]):

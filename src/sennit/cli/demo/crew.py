@@ -1,10 +1,15 @@
-"""The worker processes of the demo: started, watched, one of them killed, all of them stopped.
+"""The worker processes of the demo: forked, watched, one of them killed, all of them stopped.
 
-    crew(…) ─► watch: a worker that ends by itself is an error, one that somebody killed is one more kill
+    crew(…) ─► hire: fork; each waits at its line
+            ─► start: they are told where the model is, open the store and work
+            ─► watch: a worker that ends by itself is an error, one that somebody killed is one more kill
             ─► kill_one: SIGSTOP, look if it holds tasks, then SIGKILL (or SIGCONT and another)
-            ─► leaving: stdin closed ─► bodies drain ─► exit; SIGKILL for what is left
+            ─► dismiss: lines half closed ─► bodies drain ─► exit; SIGKILL for what is left
 
-Nobody looks whether a worker is alive: the operating system tells when one has ended.
+They are forked because all that a worker imports is here already: three of them cost what one costs, and the first
+result comes in half the time. A fork copies the calling OS thread only, so `hire` comes before anything that starts one.
+
+Nobody looks whether a worker is alive: its line, a socket that it never writes to, is hung up by the operating system.
 """
 
 from __future__ import annotations
@@ -12,15 +17,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
+import msgspec
+
+from sennit.cli.demo import workermain
 from sennit.errors import SennitError
 from sennit.store.protocol import Store
 from sennit.sync.clock import uptime_us
+from sennit.sync.forks import drop_after_fork, end_forked_child
 
 STOP_S = 5.0
 _TAIL_CHARS = 2000
@@ -33,6 +43,60 @@ class Killed(NamedTuple):
     held: int
 
 
+class WorkerProcess:
+    """One forked worker, from the director's side.
+
+    Attributes:
+        returncode: None until it has ended and `wait` or `reap` has said so; -9 for SIGKILL.
+    """
+
+    def __init__(self, line: socket.socket) -> None:
+        self.pid = 0
+        self.started = False
+        self.returncode: int | None = None
+        self._line = line
+        self._hung_up = asyncio.Event()
+        drop_after_fork(self)
+
+    def drop_after_fork(self) -> None:
+        """Let no worker keep the line of another, or its own other end, open."""
+        self._line.close()
+
+    def start(self, environ: Mapping[str, str]) -> None:
+        """Let it open the store and work, with `environ` on top of our environment."""
+        self.started = True
+        with suppress(BrokenPipeError):  # it has ended; `wait` says how
+            self._line.sendall(msgspec.json.encode(environ) + b"\n")
+
+    def dismiss(self) -> None:
+        """Tell it to end; so does the death of this process."""
+        with suppress(OSError):  # it has ended
+            self._line.shutdown(socket.SHUT_WR)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Wait until it has ended; return its exit code."""
+        if self.returncode is None and not self._hung_up.is_set():
+            asyncio.get_running_loop().add_reader(self._line.fileno(), self._ended)
+            await self._hung_up.wait()
+        return self.reap()
+
+    def _ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._line.fileno())
+        self._hung_up.set()
+
+    def reap(self) -> int:
+        """Return the exit code of one whose line is hung up, or that was killed: it is ending, if not ended."""
+        if self.returncode is None:
+            _, status = os.waitpid(self.pid, 0)
+            self.returncode = os.waitstatus_to_exitcode(status)
+            self._line.close()
+        return self.returncode
+
+
 class Crew:
     """Some worker processes of one store; `workermain` says what each of them is.
 
@@ -42,9 +106,31 @@ class Crew:
     """
 
     def __init__(self, log: Path) -> None:
-        self.processes: list[asyncio.subprocess.Process] = []
+        self.processes: list[WorkerProcess] = []
         self.killed_us: dict[int, int] = {}
+        self._environ: Mapping[str, str] = {}
         self._log = log
+
+    def hire(self, url: str) -> None:
+        """Fork one more worker; it waits for `start` before it opens the store at `url`.
+
+        It is in a session of its own: a Ctrl-C in the terminal reaches the director alone, which then stops it.
+        """
+        ours, theirs = socket.socketpair()
+        process = WorkerProcess(ours)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        process.pid = os.fork()
+        if process.pid == 0:
+            _be_worker(url, theirs, self._log)
+        theirs.close()
+        self.processes.append(process)
+
+    def start(self, environ: Mapping[str, str], *, n: int | None = None) -> None:
+        """Let `n` of those that wait, or all of them, open the store and work."""
+        self._environ = environ
+        for process in [process for process in self.processes if not process.started][:n]:
+            process.start(environ)
 
     async def kill_one(self, store: Store) -> Killed | None:
         """Kill -9 the worker that holds most; None when none holds a task just now, or only one is left.
@@ -65,14 +151,14 @@ class Crew:
             os.kill(pid, signal.SIGCONT)
         return None
 
-    def _alive(self) -> list[asyncio.subprocess.Process]:
+    def _alive(self) -> list[WorkerProcess]:
         return [process for process in self.processes if process.returncode is None]
 
     async def _held(self, store: Store) -> dict[int, int]:
         return {worker.pid: worker.running for worker in await store.workers() if worker.role == "worker"}
 
     async def watch(self) -> None:
-        """Note who is killed, until nobody can go on.
+        """Note who is killed, and let the others work, until nobody can go on.
 
         Raises:
             SennitError: a worker ended by itself, or the last one was killed.
@@ -85,11 +171,12 @@ class Crew:
                     if process.returncode != -signal.SIGKILL or not self._alive():
                         raise self._ended(process)
                     self.killed_us.setdefault(process.pid, uptime_us())
+                    self.start(self._environ)  # perhaps it was the only one that worked
         finally:
             for future in waiting:
                 future.cancel()
 
-    def _ended(self, process: asyncio.subprocess.Process) -> SennitError:
+    def _ended(self, process: WorkerProcess) -> SennitError:
         tail = self._log.read_text(encoding="utf-8", errors="replace")[-_TAIL_CHARS:].strip()
         return SennitError(
             f"worker process {process.pid} ended with exit code {process.returncode}",
@@ -101,33 +188,49 @@ class Crew:
         """Let all end in order; kill those that have not after `STOP_S`."""
         alive = self._alive()
         for process in alive:
-            if process.stdin is not None:
-                process.stdin.close()
+            process.dismiss()
         if not alive:
             return
         _, late = await asyncio.wait([asyncio.ensure_future(p.wait()) for p in alive], timeout=STOP_S)
-        for process in alive:
-            if process.returncode is None:
-                process.kill()
+        for process in self._alive():
+            process.kill()
         if late:
             await asyncio.wait(late)
 
+    def kill_all(self) -> None:
+        """SIGKILL whoever was never dismissed."""
+        for process in self._alive():
+            process.kill()
+            process.reap()
 
-@asynccontextmanager
-async def crew(url: str, *, n: int, environ: Mapping[str, str], log: Path) -> AsyncIterator[Crew]:
-    """Start `n` workers of the store at `url`; what they print goes to the file `log`. On leaving they are stopped.
 
-    They are in a session of their own: a Ctrl-C in the terminal reaches the director alone, which then stops them.
+@contextmanager
+def crew(url: str, *, n: int, log: Path) -> Iterator[Crew]:
+    """Fork `n` workers of the store at `url`, not started yet; what they print goes to the file `log`.
+
+    Call it before this process has a second OS thread. Leaving kills those that `dismiss` has not brought to an end.
     """
-    started = Crew(log)
+    hired = Crew(log)
     try:
-        with log.open("ab") as output:
-            for _ in range(n):
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-P", "-m", "sennit.cli.demo.workermain", url,
-                    stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, env=environ, start_new_session=True,
-                )  # fmt: skip
-                started.processes.append(process)
-        yield started
+        for _ in range(n):
+            hired.hire(url)
+        yield hired
     finally:
-        await started.dismiss()
+        hired.kill_all()
+
+
+def _be_worker(url: str, line: socket.socket, log: Path) -> NoReturn:
+    """Be the worker in the forked child, to its end; nothing of the director's own goes on in here."""
+    try:
+        os.setsid()
+        with open(os.devnull, "rb") as nothing, log.open("ab") as output:  # noqa: PTH123 - a device
+            for file, fd in ((nothing, 0), (output, 1), (output, 2)):
+                os.dup2(file.fileno(), fd)
+        with line.makefile("rb") as told:
+            environ = told.readline()
+        if environ:
+            os.environ.update(msgspec.json.decode(environ, type=dict[str, str]))
+            workermain.work(url, line)
+    except BaseException as error:  # noqa: BLE001 - printed to the log; it must not run on into the director's code
+        end_forked_child(error)
+    end_forked_child(None)

@@ -6,11 +6,13 @@ from collections import Counter
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from sennit.cli.demo.question import in_words
 from sennit.cli.demo.records import (
     SEVERITIES,
     Attempt,
     Finding,
     FunctionFacts,
+    PackageState,
     PackageSummary,
     Review,
     RunReport,
@@ -35,6 +37,7 @@ class PackageView(NamedTuple):
 
     name: str
     summary: PackageSummary | None
+    state: PackageState | None
     files: int
     findings: list[Finding]
     reviews: list[Review]
@@ -80,11 +83,13 @@ def findings_by_kind(run: RunReport) -> list[tuple[Finding, int]]:
 def packages(run: RunReport) -> list[PackageView]:
     """Return every package that has a file, in order of name."""
     summaries = {summary.name: summary for summary in run.packages}
+    states = {state.package: state for state in run.states}
     names = sorted({package_of(file.path) for file in run.files})
     return [
         PackageView(
             name=name,
             summary=summaries.get(name),
+            state=states.get(name),
             files=sum(package_of(file.path) == name for file in run.files),
             findings=sorted(
                 (finding for file in run.files if package_of(file.path) == name for finding in file.findings),
@@ -136,6 +141,26 @@ def verdict(run: RunReport) -> str:
         what = f"The ledger does not balance: {run.ledger.lost} lost, {run.ledger.duplicated} duplicated."
     first = f" First of {plural(len(run.problems), 'problem')}: {run.problems[0]}." if run.problems else ""
     return what + first
+
+
+def standing(run: RunReport) -> str:
+    """Say whether this is a report or a draft, and who has decided that."""
+    what = "Published" if run.published else "Draft, not published"
+    if run.approval is None:
+        return f"{what}: no question was answered."
+    asked = f"asked at {run.approval.asked_s:.1f} s, decided at {run.approval.closed_s:.1f} s"
+    return f"{what}: {in_words(run.approval)} ({asked})."
+
+
+def tallied(state: PackageState) -> str:
+    """Say in one line what the thread of a package keeps."""
+    tally = state.tally
+    parts = [f"version {state.version}", f"{plural(len(tally.files), 'file')} reviewed"]
+    parts += [f"{n:,} {kind}" for kind, n in sorted(tally.findings.items(), key=lambda pair: (-pair[1], pair[0]))]
+    if tally.worst is not None:
+        worst = tally.worst
+        parts.append(f"most complex `{worst.name}` ({location(worst.path, worst.line)}, {worst.complexity})")
+    return " · ".join(parts)
 
 
 def equation(run: RunReport) -> str:

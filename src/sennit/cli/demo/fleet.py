@@ -1,8 +1,13 @@
-"""The demo's fleet: five handlers and the graph they form. A worker process needs nothing but this module.
+"""The demo's fleet: six handlers and the graph they form. A worker process needs nothing but this module.
 
-    plan ─┬─► analyse (per file) ─┬─► review (per file, asks the model) ──┐
-          │                       └─► summarise (per package) ────────────┼─► report
-          └─ submits all of the others as its children: they exist when it has succeeded, all or none
+    plan ─┬─► approve (asks a person, and waits without a worker) ────────────────────────┐
+          └─► analyse (per file) ─► review (per file, asks the model) ─┬──────────────────┼─► report
+                                      └─update─► thread of its package └─► summarise ─────┘
+                                                                  (per package, in its thread)
+
+plan submits all the others as its children: they exist when it has succeeded, all or none. Files are read beside each
+other, so their tasks are of no thread. What belongs to the package is the state of its thread (see tally.py): each
+review changes it from outside, together with its result, and the summary, a task of the thread, reads it.
 
 Where the model is, each process reads from its own environment: a key has no place in a database.
 """
@@ -11,19 +16,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sennit import App, Handle, NotRetryable, Retry, RetryPolicy, Rule, step
+import msgspec
+
+from sennit import App, Handle, NotRetryable, Retry, RetryPolicy, Rule, ask, step, thread
 from sennit.cli.demo import plan as planning
 from sennit.cli.demo import review as reviewing
 from sennit.cli.demo.analysis import analyse_file
 from sennit.cli.demo.client import ChatReply, ModelUnavailable, RateLimited, chat, endpoint_from
 from sennit.cli.demo.clones import duplicates
+from sennit.cli.demo.digest import package_of, plural
 from sennit.cli.demo.journal import journalled
 from sennit.cli.demo.plan import PlannedFile
-from sennit.cli.demo.records import Duplicate, FileReport, Finding, PackageSummary, Record, Review
+from sennit.cli.demo.question import Asking
+from sennit.cli.demo.records import Duplicate, FileReport, Finding, PackageSummary, Record, Review, Tally
 from sennit.cli.demo.source import read_source
+from sennit.cli.demo.tally import thread_of, with_file, with_summary
 from sennit.errors import UsageError
 
 # A model call waits, so a worker holds many; parsing computes, and two at once keep one core busy between reads.
@@ -55,16 +66,21 @@ class Planned(Record, frozen=True):
 
 
 class Reading(Record, frozen=True):
-    """Everything the fleet found out; what is missing belongs to tasks that failed."""
+    """Everything the fleet found out; what is missing belongs to tasks that failed.
+
+    Attributes:
+        approved: whether it may be published.
+    """
 
     files: tuple[FileReport, ...]
     duplicates: tuple[Duplicate, ...]
     reviews: tuple[Review, ...]
     packages: tuple[PackageSummary, ...]
+    approved: bool = False
 
 
 @app.task
-def plan(root: str, files_max: int, journal: str) -> Planned:
+def plan(root: str, files_max: int, asking: Asking, journal: str) -> Planned:
     """List the files and submit the rest of the graph."""
     found = planning.plan(Path(root), files_max=files_max)
     with journalled(journal, "plan", found.title):
@@ -78,15 +94,25 @@ def plan(root: str, files_max: int, journal: str) -> Planned:
         analyses: list[Any] = []
         reviews: list[Any] = []
         summaries: list[Any] = []
+        smallest = found.smallest
         for package in found.packages:
             of_package: list[Any] = []
+            reviews_of_package: list[Any] = []
             for file in package.files:
-                analysis = added("analyse", file.path, analyse.submit(file, journal))
+                how = analyse.options(priority="high") if file is smallest else analyse  # somebody waits for a sign
+                analysis = added("analyse", file.path, how.submit(file, journal))
                 of_package.append(analysis)
-                reviews.append(added("review", file.path, review.submit(file, analysis.as_argument(), journal)))
-            summaries.append(added("summarise", package.name, summarise.submit(package.name, of_package, journal)))
+                reviewed = review.submit(file, analysis.as_argument(), journal)
+                reviews_of_package.append(added("review", file.path, reviewed))
+            last = summarise.options(thread_id=thread_of(package.name), after=reviews_of_package)
+            summaries.append(added("summarise", package.name, last.submit(package.name, of_package, journal)))
             analyses += of_package
-        added("report", found.title, report.submit(analyses, reviews, summaries, found.title, journal))
+            reviews += reviews_of_package
+        sizes = {"files": len(found.files), "packages": len(found.packages)}
+        answer = added("approve", found.title, approve.submit(found.title, sizes, asking, journal))
+        may_publish: Any = answer
+        joined = report.submit(analyses, reviews, summaries, approved=may_publish, title=found.title, journal=journal)
+        added("report", found.title, joined)
     return Planned(tuple(tasks))
 
 
@@ -108,7 +134,10 @@ def analyse(file: PlannedFile, journal: str) -> FileReport:
     timeout_s=MODEL_TIMEOUT_S + 10,
 )
 async def review(file: PlannedFile, measured: FileReport, journal: str) -> Review | Retry:
-    """Ask the model what it thinks of one file. The answer is a step: a crash after it does not pay twice."""
+    """Ask the model what it thinks of one file, and count the file in its package's thread.
+
+    The model's answer is a step: a crash after it does not pay twice. The count commits with the result.
+    """
     with journalled(journal, "review", file.path) as note:
         messages = reviewing.messages_for(measured.slim(), _source_of(file))
         try:
@@ -120,14 +149,32 @@ async def review(file: PlannedFile, measured: FileReport, journal: str) -> Revie
             if error.retryable:
                 raise
             raise NotRetryable(str(error)) from error
+        package = thread(thread_of(package_of(file.path)), Tally)
+        await package.update(partial(with_file, measured.slim()))
         return Review(file.path, reply.text, reply.model, reply.prompt_tokens, reply.completion_tokens)
 
 
 @app.task(options={"on_parent_failed": "run"})
 def summarise(package: str, reports: list[FileReport | None], journal: str) -> PackageSummary:
-    """Put one package into a sentence or two, from those of its files that could be analysed."""
+    """Put one package into a sentence or two, from those of its files that could be analysed, and close its thread."""
     with journalled(journal, "summarise", package):
-        return reviewing.summarise(package, _present(reports))
+        made = reviewing.summarise(package, _present(reports))
+        tally = thread(type=Tally).update(partial(with_summary, made.text)).result()
+        return msgspec.structs.replace(made, reviewed=len(tally.files))
+
+
+@app.task
+async def approve(title: str, sizes: dict[str, int], asking: Asking, journal: str) -> bool:
+    """Ask a person whether the report may be published. Until somebody answers, no worker holds this task."""
+    with journalled(journal, "approve", title):
+        return await ask(
+            f"Publish the report of {plural(sizes['files'], 'file')}?",
+            bool,
+            context={"read": title, **sizes},
+            expires_s=asking.expires_s,
+            on_expire="default",
+            default=asking.silence,
+        )
 
 
 @app.task(options={"on_parent_failed": "run"})
@@ -135,10 +182,12 @@ def report(
     files: list[FileReport | None],
     reviews: list[Review | None],
     packages: list[PackageSummary | None],
+    *,
+    approved: bool | None,
     title: str,
     journal: str,
 ) -> Reading:
-    """Join everything, and look for code that stands in more than one place."""
+    """Join everything, look for code that stands in more than one place, and note whether it may be published."""
     with journalled(journal, "report", title):
         measured = _present(files)
         return Reading(
@@ -146,6 +195,7 @@ def report(
             duplicates=tuple(duplicates(measured)),
             reviews=tuple(_present(reviews)),
             packages=tuple(_present(packages)),
+            approved=approved is True,
         )
 
 

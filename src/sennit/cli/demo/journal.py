@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from sennit.cli.demo.records import Attempt, Outcome, Record
-from sennit.errors import AttemptCancelled
+from sennit.errors import AttemptCancelled, AttemptSuspended
 from sennit.submit.context import current
 from sennit.sync.clock import uptime_us
 
@@ -56,6 +56,9 @@ def journalled(path: str, kind: str, label: str) -> Iterator[Note]:
     write("started")
     try:
         yield note
+    except AttemptSuspended:
+        write("suspended")
+        raise
     except BaseException as error:
         write("cancelled" if isinstance(error, AttemptCancelled) else "failed")
         raise

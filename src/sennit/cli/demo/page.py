@@ -22,9 +22,12 @@ from sennit.cli.demo.digest import (
     most_complex,
     packages,
     plural,
+    standing,
+    tallied,
     totals,
     verdict,
 )
+from sennit.cli.demo.tally import thread_of
 from sennit.cli.demo.timeline import render_timeline
 
 if TYPE_CHECKING:
@@ -66,7 +69,7 @@ def render_html(run: RunReport) -> str:
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(run.title)}: sennit demo report</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<title>{escape(run.title)}: sennit demo {'report' if run.published else 'draft'}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
         f"{_header(run)}\n<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
     )
 
@@ -84,7 +87,9 @@ def _header(run: RunReport) -> str:
     tiles = "".join(f"<div><dt>{name}</dt><dd>{number:,}</dd></div>" for name, number in figures)
     return (
         f'<header><p class="eyebrow">{_braid()}sennit demo</p><h1>{escape(run.title)}, <em>read by a fleet</em></h1>'
-        f'<p class="when">{escape(run.started_at)} · {escape(run.made_with)}</p><dl class="tiles">{tiles}</dl></header>'
+        f'<p class="when">{escape(run.started_at)} · {escape(run.made_with)}</p>'
+        f'<p class="{"when" if run.published else "draft"}">{escape(standing(run))}</p>'
+        f'<dl class="tiles">{tiles}</dl></header>'
     )
 
 
@@ -96,6 +101,7 @@ def _ledger(run: RunReport) -> str:
         (book.rescued, "rescued", ""),
         (book.retries, "retried", ""),
         (book.rate_limited, "rate limited", ""),
+        *([(1, "human asked", "")] if run.approval else []),
         *([(book.failed, "failed", "bad")] if book.failed else []),
         (book.lost, "lost", "good" if not book.lost else "bad"),
         (book.duplicated, "duplicated", "good" if not book.duplicated else "bad"),
@@ -115,6 +121,8 @@ def _timeline(run: RunReport) -> str:
         return ""
     killed = len(run.kills)
     story = "Each bar is one attempt at one task."
+    if run.approval:
+        story += " The question to a person waited in the database, and no worker held its task."
     if killed:
         story += (
             f" {'A worker process was' if killed == 1 else f'{killed} worker processes were'} killed in the middle; "
@@ -187,6 +195,9 @@ def _packages(run: RunReport) -> str:
 
 def _package(view: PackageView, *, opened: bool) -> str:
     summary = f"<p>{_inline(view.summary.text)}</p>" if view.summary else f"<p>{plural(view.files, 'file')}.</p>"
+    if view.state:
+        thread = f"thread <code>{escape(thread_of(view.name))}</code>"
+        summary += f'<p class="quiet">{thread}: {_inline(tallied(view.state))}</p>'
     reviews = "".join(_review(review) for review in view.reviews)
     rows = "".join(_finding(finding) for finding in view.findings[:_FINDINGS_MAX])
     parts = [f'<article class="package"><h3>{escape(view.name)}</h3>{summary}']
@@ -223,7 +234,8 @@ def _made(run: RunReport) -> str:
     return _section(
         "How this was made",
         f"<pre>$ {escape(run.command)}</pre><p>Every file of <code>{escape(run.root)}</code> became an analysis task "
-        f"and a review task, every package a summary, and this page was the last task.{left_out} Findings are measured "
+        f"and a review task, every package a summary and a thread, whose state its reviews have counted up beside each "
+        f"other, and this page was the last task.{left_out} Findings are measured "
         f"from the syntax tree; reviews are by {escape(run.model)}. Tasks ran in worker processes that share one "
         "SQLite file, and the ledger above was counted from that file.</p>",
     )

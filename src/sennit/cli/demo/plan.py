@@ -21,6 +21,7 @@ class PlannedFile(Record, frozen=True):
 
     file: str
     path: str
+    size_bytes: int = 0
 
 
 class PlannedPackage(Record, frozen=True):
@@ -49,6 +50,11 @@ class Plan(Record, frozen=True):
         """Every file of every package, in order."""
         return tuple(file for package in self.packages for file in package.files)
 
+    @property
+    def smallest(self) -> PlannedFile:
+        """The file that is read soonest."""
+        return min(self.files, key=lambda file: file.size_bytes)
+
 
 def plan(root: Path, *, files_max: int) -> Plan:
     """Find the Python files at or below `root`; of more than `files_max` keep the largest.
@@ -72,13 +78,14 @@ def plan(root: Path, *, files_max: int) -> Plan:
             why="only *.py counts; hidden folders and " + ", ".join(sorted(SKIPPED)) + " are skipped",
             fix="pass the folder that holds the code",
         )
-    kept = sorted(sorted(found, key=lambda file: (-file.stat().st_size, file.as_posix()))[:files_max])
+    sizes = {file: file.stat().st_size for file in found}
+    kept = sorted(sorted(found, key=lambda file: (-sizes[file], file.as_posix()))[:files_max])
     # Paths begin with the folder they are in, so that `package_of` a path is its package for a single file too.
     base = top.parent if top.is_dir() else top.parent.parent
     packages: dict[str, list[PlannedFile]] = {}
     for file in kept:
         name = file.parent.relative_to(base).as_posix()
-        planned = PlannedFile(file=str(file), path=file.relative_to(base).as_posix())
+        planned = PlannedFile(file=str(file), path=file.relative_to(base).as_posix(), size_bytes=sizes[file])
         packages.setdefault(name, []).append(planned)
     return Plan(
         title=top.name or str(top),

@@ -1,6 +1,7 @@
 """What the tasks of the demo hand to each other: JSON-able values, nothing else.
 
     plan ─► FileReport (one per file) ─► Review (one per file) ─► PackageSummary ─► RunReport
+                 └──────── counted in ────► Tally (one per package, the state of its thread)
 
 Every record is a frozen msgspec.Struct, so each can be the argument or the result of a task. `omit_defaults`
 keeps them small in the store.
@@ -13,7 +14,7 @@ from typing import Literal
 import msgspec
 
 Severity = Literal["error", "warning", "note"]
-Outcome = Literal["succeeded", "failed", "rate_limited", "killed", "cancelled"]
+Outcome = Literal["succeeded", "failed", "rate_limited", "suspended", "killed", "cancelled"]
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
@@ -127,13 +128,49 @@ class Review(Record, frozen=True):
 
 
 class PackageSummary(Record, frozen=True):
-    """One directory of the tree in figures and a sentence or two."""
+    """One directory of the tree in figures and a sentence or two.
+
+    Attributes:
+        reviewed: how many reviews its thread had counted when this was written.
+    """
 
     name: str
     files: int
     lines: int
     findings: int
     text: str
+    reviewed: int = 0
+
+
+class Worst(Record, frozen=True):
+    """The most complex function of a package."""
+
+    path: str
+    line: int
+    name: str
+    complexity: int
+
+
+class Tally(Record, frozen=True):
+    """The state of a package's thread: each accepted review adds its file, and the summary comes last.
+
+    Attributes:
+        files: paths, in the order their reviews were accepted; one that is missing or there twice gives itself away.
+        findings: by kind, of these files.
+    """
+
+    files: tuple[str, ...] = ()
+    findings: dict[str, int] = {}
+    worst: Worst | None = None
+    summary: str = ""
+
+
+class PackageState(Record, frozen=True):
+    """A package's thread as it was found at the end; one version for each attempt that changed it."""
+
+    package: str
+    version: int
+    tally: Tally
 
 
 # ---------------------------------------------------------------- one run
@@ -157,6 +194,31 @@ class Kill(Record, frozen=True):
 
     worker_pid: int
     at_s: float
+
+
+class Approval(Record, frozen=True):
+    """What a person was asked, and what became of it; times in seconds since the run began.
+
+    Attributes:
+        state: "expired" when nobody answered; then `approved` is what was said beforehand to count as the answer.
+        by: who answered, as they said.
+    """
+
+    question: str
+    approved: bool
+    state: Literal["answered", "denied", "expired"]
+    by: str = ""
+    reason: str = ""
+    asked_s: float = 0.0
+    closed_s: float = 0.0
+
+
+class Discrepancies(Record, frozen=True):
+    """What a witness says is missing, was done once too often, or is otherwise not as others say; as sentences."""
+
+    lost: tuple[str, ...] = ()
+    twice: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
 
 
 class Ledger(Record, frozen=True):
@@ -194,6 +256,8 @@ class RunReport(Record, frozen=True):
         made_with: versions, such as "sennit 0.1.0, Python 3.11.7".
         model: who reviewed, such as "gpt-4o-mini" or "the demo's local model server".
         files_left_out: how many files the plan passed over because of its limit.
+        approval: None when nobody was asked, or the question was never closed.
+        states: one per package.
         problems: where the stocktaking found that store, journal and report disagree, as sentences.
     """
 
@@ -210,5 +274,8 @@ class RunReport(Record, frozen=True):
     packages: tuple[PackageSummary, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     kills: tuple[Kill, ...] = ()
+    approval: Approval | None = None
+    published: bool = False
+    states: tuple[PackageState, ...] = ()
     files_left_out: int = 0
     problems: tuple[str, ...] = ()

@@ -16,12 +16,15 @@ from sennit.cli.demo.digest import (
     most_complex,
     packages,
     plural,
+    standing,
+    tallied,
     totals,
     verdict,
     workers,
 )
 from sennit.cli.demo.page import render_html
 from sennit.cli.demo.records import RunReport
+from sennit.cli.demo.tally import thread_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -52,16 +55,18 @@ def render_markdown(run: RunReport) -> str:
 def _head(run: RunReport) -> list[str]:
     sums, book = totals(run), run.ledger
     return [
-        f"# {_text(run.title)}, read by a fleet",
+        f"# {_text(run.title)}, read by a fleet{'' if run.published else ' (draft)'}",
         (
             f"{plural(sums.files, 'file')}, {plural(sums.lines, 'line')}, {plural(sums.findings, 'finding')}, "
             f"{plural(sums.reviews, 'review')}. {_text(run.started_at)}."
         ),
         (
             f"**{_text(verdict(run))}** {plural(book.submitted, 'task')}, {plural(len(run.kills), 'kill')} (-9), "
-            f"{book.rescued} rescued, {book.retries} retried, {book.rate_limited} rate limited (429), {book.failed} failed, {book.lost} lost, "
+            f"{book.rescued} rescued, {book.retries} retried, {book.rate_limited} rate limited (429), "
+            f"{plural(1 if run.approval else 0, 'human')} asked, {book.failed} failed, {book.lost} lost, "
             f"{book.duplicated} duplicated, {book.seconds:.1f} s."
         ),
+        _text(standing(run)),
         f"Ledger: {equation(run)}.",
     ]
 
@@ -111,6 +116,8 @@ def _package(package: PackageView) -> list[str]:
     lines = [f"### {_text(package.name)}"]
     if package.summary:
         lines.append(_prose(package.summary.text))
+    if package.state:
+        lines.append(f"Thread `{_code(thread_of(package.name))}`: {_prose(tallied(package.state))}.")
     found = [
         f"- {finding.severity}: `{_code(location(finding.path, finding.line))}` {_prose(finding.message)}"
         for finding in package.findings[:_FINDINGS_MAX]

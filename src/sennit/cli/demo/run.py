@@ -1,8 +1,10 @@
 """The director of the demo: it makes the place, starts the crew, hands in one task and watches the rest follow.
 
-    place (temporary, or --db) ─► model server ─► workers ─► plan ─► … 40 % … kill -9 … 100 % ─► stock ─► report
+    place (temporary, or --db) ─► workers ─► model server ─► plan ─► … 40 % … kill -9 … 100 % ─► stock ─► report
+                                                              └─► question ─► person ─► answer ──┘
 
-The director is a plain client: it learns what happens by awaiting handles, and never looks at a clock to do so.
+The director is a plain client: it learns what happens by awaiting handles, and never looks at a clock to do so. It
+forks the workers (see crew.py), so nothing before them may start an OS thread.
 """
 
 from __future__ import annotations
@@ -19,15 +21,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 import sennit
 from sennit.cli.demo import fleet, journal
 from sennit.cli.demo.client import endpoint_from
 from sennit.cli.demo.crew import Crew, crew
 from sennit.cli.demo.fleet import PlannedTask, Reading
 from sennit.cli.demo.model_server import MODEL, ModelServerSettings, serving
+from sennit.cli.demo.person import Person
 from sennit.cli.demo.plan import Plan, plan
-from sennit.cli.demo.records import Kill, RunReport
-from sennit.cli.demo.report import render_html, render_markdown
+from sennit.cli.demo.question import approval_of, asking
+from sennit.cli.demo.records import Approval, Kill, RunReport
 from sennit.cli.demo.stock import Stock, planned_labels, take_stock
 from sennit.cli.progress import Progress
 from sennit.errors import UsageError
@@ -51,6 +56,8 @@ class Request:
         db: file for the database, which is kept; None for a temporary one.
         out: folder for the report.
         kill: whether a worker is killed on the way.
+        somebody: whether the question can be answered at this terminal.
+        yes: answer it with yes at once.
         command: how the report says it was made.
     """
 
@@ -63,6 +70,8 @@ class Request:
     keep: bool = False
     db: Path | None = None
     kill: bool = True
+    somebody: bool = False
+    yes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +93,13 @@ class Screen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How a run went."""
+    """How a run went; `report` is a draft unless it is published."""
 
     stock: Stock
     kills: tuple[Kill, ...]
     first_result_s: float
     report: Path
+    approval: Approval | None = None
 
     def line(self) -> str:
         """Return the run in one line."""
@@ -97,13 +107,24 @@ class Result:
         failed = f", {book.failed + book.cancelled} failed" if self.stock.failures else ""
         return (
             f"{book.submitted} tasks, {n_kills} {'kill' if n_kills == 1 else 'kills'}, {book.rescued} rescued, "
-            f"{book.retries} {'retry' if book.retries == 1 else 'retries'}{failed}, {book.lost} lost, "
-            f"{book.duplicated} duplicated, {book.seconds:.1f} s, report: {self.report}"
+            f"{book.retries} {'retry' if book.retries == 1 else 'retries'}{failed}, {self.asked()}, {book.lost} lost, "
+            f"{book.duplicated} duplicated, {book.seconds:.1f} s, {self._outcome()}: {self.report}"
         )
+
+    def asked(self) -> str:
+        """Return how many questions went to people; that nobody has answered is said elsewhere."""
+        n = len(self.stock.asked)
+        return f"{n} {'human' if n == 1 else 'humans'} asked"
+
+    def _outcome(self) -> str:
+        return "report" if self.stock.published else "not published, draft"
 
     @property
     def exit_code(self) -> int:
-        """0 when all that was planned has succeeded exactly once and everything balances, else 1."""
+        """0 when all that was planned has succeeded exactly once and everything balances, else 1.
+
+        A no is an answer like any other: all has gone well, and the report stays a draft.
+        """
         return 0 if self.stock.sound else 1
 
     def facts(self) -> dict[str, Any]:
@@ -126,6 +147,9 @@ class Result:
             "sound": self.stock.sound,
             "problems": self.stock.problems,
             "failures": self.stock.failures,
+            "asked": len(self.stock.asked),
+            "approval": self.approval and msgspec.structs.asdict(self.approval),
+            "published": self.stock.published,
             "report": str(self.report),
         }
 
@@ -143,23 +167,27 @@ class _Place:
         return f"sqlite:///{self.database}"
 
 
-def run(request: Request, screen: Screen) -> Result:
+def run(request: Request, screen: Screen, *, started_us: int) -> Result:
     """Run the demo.
+
+    Args:
+        started_us: when somebody began to wait for it, uptime.
 
     Raises:
         UsageError: there is nothing to read, nowhere to write, or the database holds tasks already.
         SennitError: a worker process ended by itself; the store or the model server cannot be opened.
     """
-    started_us = uptime_us()
     tree = plan(request.root, files_max=FILES_MAX)
     _make_folder(request.out)
     with ExitStack() as stack:
         place = stack.enter_context(_place(request))
+        hands = stack.enter_context(crew(place.url, n=request.workers, log=place.log))
         environ, model = stack.enter_context(_model(request, n_files=len(tree.files)))
         fleet.app.use(place.url)
         stack.callback(fleet.app.close)
-        _refuse_used(place)
-        director = _Director(request, place, screen, started_us)
+        if request.db is not None:
+            _refuse_used(place)
+        director = _Director(request, place, screen, started_us, hands)
         asyncio.run(director.direct(tree, environ))
         if request.keep or request.db:
             screen.tell(f"kept: {place.database}, {place.journal}, {place.log}")
@@ -210,10 +238,10 @@ def _refuse_used(place: _Place) -> None:
 
 @contextmanager
 def _model(request: Request, *, n_files: int) -> Iterator[tuple[Mapping[str, str], str]]:
-    """Yield the environment for workers, and who reviews: the endpoint of OPENAI_BASE_URL, or our own server."""
+    """Yield what workers need to know, and who reviews: the endpoint of OPENAI_BASE_URL, or our own server."""
     endpoint = endpoint_from(os.environ)
     if endpoint is not None:
-        yield os.environ, f"{endpoint.model} at {urlsplit(endpoint.base_url).hostname}"
+        yield {}, f"{endpoint.model} at {urlsplit(endpoint.base_url).hostname}"
         return
     slots = request.workers * fleet.REVIEWS_PER_WORKER
     all_s, one_s_max = (REVIEWS_FAST_S, REVIEW_FAST_S_MAX) if request.fast else (REVIEWS_S, REVIEW_S_MAX)
@@ -225,7 +253,7 @@ def _model(request: Request, *, n_files: int) -> Iterator[tuple[Mapping[str, str
     )
     with serving(settings) as (_, base_url):
         ours = {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "", "OPENAI_MODEL": MODEL}
-        yield {**os.environ, **ours}, "the demo's own model server"
+        yield ours, "the demo's own model server"
 
 
 # ---------------------------------------------------------------- the run
@@ -234,14 +262,24 @@ def _model(request: Request, *, n_files: int) -> Iterator[tuple[Mapping[str, str
 class _Director:
     """One run, from the first worker to the last result."""
 
-    def __init__(self, request: Request, place: _Place, screen: Screen, started_us: int) -> None:
+    def __init__(self, request: Request, place: _Place, screen: Screen, started_us: int, hands: Crew) -> None:
         self.request = request
         self.place = place
         self.started_us = started_us
         self.first_us = 0
         self.ended_us = 0
-        self.killed_us: dict[int, int] = {}
+        self.killed_us = hands.killed_us
+        self._hands = hands
         self._screen = screen
+        self._asking = asking(somebody=request.somebody, fast=request.fast)
+        self._person = Person(
+            asking=self._asking,
+            at_keyboard=request.somebody,
+            yes=request.yes,
+            fast=request.fast,
+            url=place.url,
+            tell=screen.tell,
+        )
         self._to_kill = request.kill and request.workers > 1  # the last worker has nobody to take over
 
     def since_start_s(self, at_us: int) -> float:
@@ -252,24 +290,30 @@ class _Director:
         self._screen.tell(f"{len(tree.files)} files of {tree.title}, {self.request.workers} worker processes")
         for path in tree.unreadable:
             self._screen.tell(f"left out, it cannot be read: {path}")
-        async with crew(self.place.url, n=self.request.workers, environ=environ, log=self.place.log) as hands:
-            self.killed_us = hands.killed_us
-            bar = self._screen.bar(len(planned_labels(tree)))
-            following = asyncio.create_task(self._follow(hands, bar))
-            watching = asyncio.create_task(hands.watch())
-            try:
-                await asyncio.wait((following, watching), return_when=asyncio.FIRST_COMPLETED)
-                await (following if following.done() else watching)
-            finally:
-                following.cancel()
-                watching.cancel()
-                await asyncio.gather(following, watching, return_exceptions=True)
-                bar.close()
+        bar = self._screen.bar(len(planned_labels(tree)))
+        following = asyncio.create_task(self._follow(bar, environ))
+        others = [self._hands.watch(), self._person.attend(fleet.app.inbox())]
+        running = {following, *map(asyncio.create_task, others)}
+        try:
+            waiting = running
+            while not following.done():
+                ended, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended - {following}:
+                    task.result()
+            await following
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            bar.close()
+            await self._hands.dismiss()
 
-    async def _follow(self, hands: Crew, bar: Progress) -> None:
+    async def _follow(self, bar: Progress, environ: Mapping[str, str]) -> None:
         """Hand in the plan and see every task end; kill a worker when `KILL_AT` of them have."""
         root = str(self.request.root.resolve())
-        planned = await fleet.plan.submit(root, FILES_MAX, str(self.place.journal))
+        self._hands.start(environ, n=1)
+        planned = await fleet.plan.submit(root, FILES_MAX, self._asking, str(self.place.journal))
+        self._hands.start(environ)  # now there is something to do for more than one
         total = len(planned.tasks) + 1
         bar.advance(ok=True)
         for ending in asyncio.as_completed([_end_of(task) for task in planned.tasks]):
@@ -280,11 +324,11 @@ class _Director:
                 after_s = self.since_start_s(self.first_us)
                 self._screen.tell(f"first result after {after_s:.2f} s: {task.kind} {task.label}")
             if self._to_kill and bar.done >= KILL_AT * total:
-                await self._kill(hands, f"after {bar.done} of {total} tasks")
+                await self._kill(f"after {bar.done} of {total} tasks")
         self.ended_us = uptime_us()
 
-    async def _kill(self, hands: Crew, when: str) -> None:
-        killed = await hands.kill_one(fleet.app.store)
+    async def _kill(self, when: str) -> None:
+        killed = await self._hands.kill_one(fleet.app.store)
         if killed is not None:
             self._to_kill = False
             self._screen.tell(f"kill -9 {killed.pid} {when}: it held {killed.held}")
@@ -298,11 +342,14 @@ async def _end_of(task: PlannedTask) -> tuple[PlannedTask, Outcome]:
 
 
 def _conclude(run: _Director, tree: Plan, model: str) -> Result:
-    """Take stock and write the report."""
+    """Take stock and write the report: as a draft, which becomes the report when it is published."""
+    from sennit.cli.demo.report import render_html, render_markdown
+
     entries = journal.read(run.place.journal)
     seconds = run.since_start_s(run.ended_us)
     stock = asyncio.run(take_stock(fleet.app.store, tree, entries, seconds=seconds))
     kills = tuple(Kill(pid, run.since_start_s(at_us)) for pid, at_us in run.killed_us.items())
+    approval = _approval(stock, run)
     reading = stock.reading or Reading((), (), (), ())
     written = RunReport(
         title=tree.title,
@@ -320,10 +367,31 @@ def _conclude(run: _Director, tree: Plan, model: str) -> Result:
             journal.attempts(entries, started_us=run.started_us, ended_us=run.ended_us, killed_us=run.killed_us)
         ),
         kills=kills,
+        approval=approval,
+        published=stock.published,
+        states=stock.states,
         files_left_out=tree.files_left_out,
         problems=stock.problems,
     )
-    (run.request.out / "report.md").write_text(render_markdown(written), encoding="utf-8")
-    page = run.request.out / "report.html"
-    page.write_text(render_html(written), encoding="utf-8")
-    return Result(stock=stock, kills=kills, first_result_s=run.since_start_s(run.first_us), report=page)
+    page = _written(run.request.out, written.published, md=render_markdown(written), html=render_html(written))
+    first_result_s = run.since_start_s(run.first_us)
+    return Result(stock=stock, kills=kills, first_result_s=first_result_s, report=page, approval=approval)
+
+
+def _approval(stock: Stock, run: _Director) -> Approval | None:
+    """Return what became of the question; the store's clock and ours differ by a number that does not change."""
+    offset_us = fleet.app.store.now_us() - uptime_us()
+    closed = (approval_of(view, lambda at_us: run.since_start_s(at_us - offset_us)) for view in stock.asked)
+    return next(filter(None, closed), None)
+
+
+def _written(folder: Path, published: bool, **texts: str) -> Path:  # noqa: FBT001 - one caller, which names it
+    """Write the draft and publish it by giving it its name; a report from before survives a no. Return the page."""
+    name = "draft"
+    for suffix, text in texts.items():
+        (folder / f"draft.{suffix}").write_text(text, encoding="utf-8")
+    if published:
+        name = "report"
+        for suffix in texts:
+            (folder / f"draft.{suffix}").replace(folder / f"report.{suffix}")
+    return folder / f"{name}.html"

@@ -1,12 +1,14 @@
 """The stocktaking at the end of a run: what was planned, against the store's rows, the report and the journal.
 
     planned (read from the tree again) ─┐
-    rows and ledger of the store ───────┼─► Stock: lost, duplicated, rescued, and every discrepancy as a sentence
+    rows and ledger of the store ───────┤
+    states of the packages' threads ────┼─► Stock: lost, duplicated, rescued, and every discrepancy as a sentence
+    the question and its answer ────────┤
     the report's own contents ──────────┤
     the journal the bodies wrote ───────┘
 
 No witness is asked about itself: what the store counts is compared with what the bodies noted, what it calls
-succeeded with what arrived in the report.
+succeeded with what arrived in the report and in the threads.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from dataclasses import dataclass
 
 import msgspec
 
-from sennit.cli.demo import fleet
+from sennit.cli.demo import fleet, question, tally
 from sennit.cli.demo.fleet import Planned, PlannedTask, Reading
 from sennit.cli.demo.journal import Entry
 from sennit.cli.demo.plan import Plan
-from sennit.cli.demo.records import Ledger
+from sennit.cli.demo.records import Discrepancies, Ledger, PackageState, Tally
+from sennit.cli.demo.tally import Accepted, thread_of
 from sennit.model.lifecycle import State
 from sennit.model.task import Ledger as StoreLedger
 from sennit.model.task import TaskView
+from sennit.model.thread import AskView
 from sennit.store.protocol import Store
 
 _ROWS_MAX = 1_000_000
@@ -38,12 +42,21 @@ class Stock:
         problems: every discrepancy, as a sentence.
         failures: what failed or was cancelled, those with the same error together.
         reading: the result of the report task; None when it has none.
+        states: of the packages' threads, in order of the tree.
+        asked: every question there was.
     """
 
     ledger: Ledger
     problems: tuple[str, ...]
     failures: tuple[str, ...]
     reading: Reading | None
+    states: tuple[PackageState, ...]
+    asked: tuple[AskView, ...]
+
+    @property
+    def published(self) -> bool:
+        """True when there is a report, and somebody has said yes to it."""
+        return self.reading is not None and self.reading.approved
 
     @property
     def sound(self) -> bool:
@@ -55,7 +68,7 @@ def planned_labels(tree: Plan) -> set[tuple[str, str]]:
     """Return (kind, label) of every task that reading this tree takes."""
     per_file = {(kind, file.path) for file in tree.files for kind in ("analyse", "review")}
     per_package = {("summarise", package.name) for package in tree.packages}
-    return {("plan", tree.title), ("report", tree.title)} | per_file | per_package
+    return {(kind, tree.title) for kind in ("plan", "approve", "report")} | per_file | per_package
 
 
 async def take_stock(store: Store, tree: Plan, entries: Sequence[Entry], *, seconds: float) -> Stock:
@@ -68,8 +81,21 @@ async def take_stock(store: Store, tree: Plan, entries: Sequence[Entry], *, seco
     counted, broken = await store.ledger(), await store.verify()
     tasks = await _planned_tasks(store, tree, rows)
     reading = await _reading(store, tasks)
-    lost = _lost(tree, tasks, rows, reading)
-    twice = _duplicated(tasks, rows, reading, counted, entries)
+    states = [await _state(store, package.name) for package in tree.packages]
+    asked = await store.asks(states=(), limit=_ROWS_MAX)
+    heard = await _heard(store, tasks, rows)
+    found = [
+        Discrepancies(
+            lost=tuple(_lost(tree, tasks, rows, reading)),
+            twice=tuple(_duplicated(tasks, rows, reading, counted, entries)),
+            wrong=tuple(_contradictions(rows, entries)),
+        ),
+        *(tally.compare(state, _accepted(tree, state.package, tasks, rows, reading)) for state in states),
+        question.compare(asked, heard, published=None if reading is None else reading.approved),
+    ]
+    lost = [sentence for witness in found for sentence in witness.lost]
+    twice = [sentence for witness in found for sentence in witness.twice]
+    wrong = [sentence for witness in found for sentence in witness.wrong]
     unbalanced = [] if counted.balanced else [f"the ledger does not balance: {counted.missing} tasks are missing"]
     ledger = Ledger(
         submitted=counted.submitted,
@@ -86,9 +112,11 @@ async def take_stock(store: Store, tree: Plan, entries: Sequence[Entry], *, seco
     )
     return Stock(
         ledger=ledger,
-        problems=(*broken, *unbalanced, *lost, *twice, *_contradictions(rows, entries)),
+        problems=(*broken, *unbalanced, *lost, *twice, *wrong),
         failures=tuple(_failures(tasks, rows)),
         reading=reading,
+        states=tuple(states),
+        asked=tuple(asked),
     )
 
 
@@ -110,6 +138,36 @@ async def _reading(store: Store, tasks: Iterable[PlannedTask]) -> Reading | None
             result = (await store.task(task.task_id)).result
             return None if result is None else msgspec.json.decode(result, type=Reading)
     return None
+
+
+async def _state(store: Store, package: str) -> PackageState:
+    view = await store.state(thread_of(package))
+    kept = Tally() if view.data is None else msgspec.json.decode(view.data, type=Tally)
+    return PackageState(package, view.version, kept)
+
+
+def _accepted(
+    tree: Plan, package: str, tasks: Iterable[PlannedTask], rows: dict[int, TaskView], reading: Reading | None
+) -> Accepted:
+    """Return what the rows and the report say of one package."""
+    paths = {file.path for planned in tree.packages if planned.name == package for file in planned.files}
+    done = [task for task in tasks if task.task_id in rows and rows[task.task_id].state is State.SUCCEEDED]
+    return Accepted(
+        reviews={task.label: task.task_id for task in done if task.kind == "review" and task.label in paths},
+        summarised=any(task.kind == "summarise" and task.label == package for task in done),
+        files=None if reading is None else {file.path: file for file in reading.files if file.path in paths},
+        summary=next((made for made in reading.packages if made.name == package), None) if reading else None,
+    )
+
+
+async def _heard(store: Store, tasks: Iterable[PlannedTask], rows: dict[int, TaskView]) -> dict[int, bool | None]:
+    """Return task that asks → the answer it has succeeded with."""
+    heard: dict[int, bool | None] = {}
+    for task in tasks:
+        if task.kind == "approve" and task.task_id in rows:
+            result = (await store.task(task.task_id)).result
+            heard[task.task_id] = None if result is None else msgspec.json.decode(result, type=bool)
+    return heard
 
 
 def _delivered(reading: Reading) -> Counter[tuple[str, str]]:
@@ -134,7 +192,7 @@ def _lost(tree: Plan, tasks: Iterable[PlannedTask], rows: dict[int, TaskView], r
             lost.append(f"lost: {kind} {label} is not in the store")
         elif row.state.live:
             lost.append(f"lost: {kind} {label} (task {row.id}) has not ended, it is {row.state}")
-        elif kind in {"plan", "report"} or row.state is not State.SUCCEEDED or delivered is None:
+        elif kind in {"plan", "approve", "report"} or row.state is not State.SUCCEEDED or delivered is None:
             continue
         elif not delivered[kind, label]:
             lost.append(f"lost: {kind} {label} (task {row.id}) succeeded and is not in the report")

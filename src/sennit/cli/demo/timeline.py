@@ -1,4 +1,4 @@
-"""The tasks of a run over time, one strip per worker process.
+"""The tasks of a run over time, one strip per worker process, and one for the person who was asked.
 
 Bars are SVG, stretched to the width of the page; words are HTML, so that they are never stretched and can be read
 aloud, found and printed. A bar's colour is the kind of task, its outline how the attempt ended.
@@ -10,6 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from sennit.cli.demo.digest import WorkerLanes, plural, workers
+from sennit.cli.demo.question import in_words
 
 if TYPE_CHECKING:
     from sennit.cli.demo.records import Attempt, RunReport
@@ -19,10 +20,11 @@ _STRIP_PX_MAX: Final = 96
 _LANE_PX_MIN, _LANE_PX_MAX = 4, 12
 _TICKS_MAX: Final = 6
 # Kinds in the order of the run; the style sheet has a colour for each, and one for any other.
-KINDS: Final = ("plan", "analyse", "review", "summarise", "report")
+KINDS: Final = ("plan", "approve", "analyse", "review", "summarise", "report")
 _ENDS: Final = {
     "rate_limited": "429, tried again",
     "failed": "failed, tried again",
+    "suspended": "suspended, went on when answered",
     "killed": "killed with the worker",
     "cancelled": "cancelled",
 }
@@ -34,8 +36,25 @@ def render_timeline(run: RunReport) -> str:
     if not strips:
         return ""
     end_s = max(run.ledger.seconds, *(attempt.end_s for attempt in run.attempts), 0.001)
-    rows = "".join(_strip(worker, end_s) for worker in strips)
+    rows = _person(run, end_s) + "".join(_strip(worker, end_s) for worker in strips)
     return f'<div class="timeline">{rows}{_axis(end_s)}</div>{_legend(run)}'
+
+
+def _person(run: RunReport, end_s: float) -> str:
+    """Draw how long the question waited: a strip of its own, because no worker held it."""
+    approval = run.approval
+    if approval is None:
+        return ""
+    x = _WIDTH * approval.asked_s / end_s
+    width = max(1.5, _WIDTH * (approval.closed_s - approval.asked_s) / end_s)
+    said = f"{approval.question} {in_words(approval)}, {approval.asked_s:.2f}-{approval.closed_s:.2f} s"
+    return (
+        '<div class="worker"><div class="who"><span>a person</span>'
+        f'<span class="quiet">{escape(in_words(approval))}</span></div>'
+        f'<div class="strip"><svg viewBox="0 0 {_WIDTH} {_LANE_PX_MAX}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(said)}" style="height:{_LANE_PX_MAX}px"><rect class="k-approve" x="{x:.1f}" y="0.5" '
+        f'width="{width:.1f}" height="{_LANE_PX_MAX - 1}"><title>{escape(said)}</title></rect></svg></div></div>'
+    )
 
 
 def _strip(worker: WorkerLanes, end_s: float) -> str:

@@ -1,26 +1,27 @@
-"""One worker process of the demo: `python -m sennit.cli.demo.workermain URL`.
+"""One worker process of the demo.
 
-It is `sennit worker` with one thing more: it ends when its stdin does, so that no worker outlives its director,
+It is `sennit worker` with one thing more: it ends when its line does, so that no worker outlives its director,
 even one that was killed with -9.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
+import socket
 
+import sennit.store.sqlite  # noqa: F401 - the app would import it when it opens the store, in each process anew
 from sennit.cli.demo.fleet import app
 
 
-async def work_until_stdin_ends() -> None:
-    """Serve the app's store until the other end of stdin is closed."""
+def work(url: str, line: socket.socket) -> None:
+    """Serve the store at `url` until the other end of `line` is closed."""
+    app.use(url)
+    asyncio.run(_work_until_hung_up(line))
+
+
+async def _work_until_hung_up(line: socket.socket) -> None:
     over = asyncio.Event()
-    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), over.set)
+    asyncio.get_running_loop().add_reader(line.fileno(), over.set)
     async with app:
         await over.wait()
-        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-
-
-if __name__ == "__main__":
-    app.use(sys.argv[1])
-    asyncio.run(work_until_stdin_ends())
+        asyncio.get_running_loop().remove_reader(line.fileno())
