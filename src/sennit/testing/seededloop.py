@@ -104,6 +104,7 @@ class SeededLoop(_Loop):
         self._debug = False
         self._closed = False
         self._os_thread_id: int | None = None  # of the running loop
+        self._guests: set[int] = set()  # OS threads that run only while the loop's own waits for them
 
     # ------------------------------------------------------------ time
 
@@ -157,7 +158,7 @@ class SeededLoop(_Loop):
         Raises:
             UsageError: called from another OS thread, whose timing no seed decides.
         """
-        if self._os_thread_id not in (None, threading.get_ident()):
+        if self._os_thread_id not in (None, threading.get_ident()) and threading.get_ident() not in self._guests:
             raise UsageError(
                 "a simulation has one OS thread, and another one called it",
                 fix="replace the pool by run_in_executor, which the simulation runs as a step",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -16,19 +16,29 @@ from typing import Any, NoReturn
 
 from sennit.errors import BrokenPromise
 from sennit.model.lifecycle import State
-from sennit.model.task import Claim, Claimed, Ending, Succeeded, TaskView
+from sennit.model.task import Claim, Claimed, Ending, Ref, Succeeded, TaskView
 from sennit.store.protocol import Store
+from sennit.testing.simbooks import NO_LIMITS, KeyBook, TimeBook, Times
+from sennit.testing.simcron import CronBook
+from sennit.testing.simtalkbooks import AskBook, StateBook
+from sennit.testing.simturns import EntryBook, TurnBook
 
 __all__ = ["Audit", "Planned"]
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What the audit knows of a submitted task: its parents, their policy, how many children each of its calls makes."""
+    """What the audit knows of a submitted task: its parents, their policy, how many children each of its calls makes.
 
-    parents: tuple[int, ...]
+    Attributes:
+        parents: what the ids of the parents are in; those of tasks with a key are final when they are stored.
+        children: those without a key; one with a key may turn out to be somebody else's.
+    """
+
+    parents: tuple[Ref, ...]
     policy: str
     children: int
+    times: Times = NO_LIMITS
 
 
 @dataclass(slots=True)
@@ -49,13 +59,23 @@ class Audit:
         loop: ends with an error when a promise is broken.
     """
 
-    def __init__(self, truth: Store, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, truth: Store, loop: asyncio.AbstractEventLoop, *, threads_max: int = 0) -> None:
         self._truth = truth
         self._loop = loop
+        self.seen: Counter[str] = Counter()
+        self.claims: list[Claimed] = []
         self.plans: dict[int, Planned] = {}
+        self.keys = KeyBook(self.view, self.object)
+        self.times = TimeBook(loop.time, self.object)
+        self.cron = CronBook(self.object)
+        self.turns = TurnBook(truth, self.object)
+        self.states = StateBook(truth, self.object, self.seen)
+        self.asks = AskBook(truth, self.object, self.seen)
+        self.entries = EntryBook(truth, self.object, self.seen, threads_max=threads_max)
         self.revived: set[int] = set()
         self.accepted: dict[Claim, str] = {}
         self.refused = 0
+        self._moved_s: dict[Claim, float] = {}
         self._saved: dict[tuple[int, bytes], int] = {}
         self._running: dict[str, _Running] = {}
         self._met: Counter[tuple[int, int]] = Counter()
@@ -81,17 +101,41 @@ class Audit:
         """Return which endings ought to be accepted."""
         return [self.holds(ending.claim) for ending in endings]
 
-    def after_endings(self, endings: Sequence[Ending], held: Sequence[bool], accepted: Sequence[bool]) -> None:
-        """Check and note which were."""
+    def after_endings(self, endings: Sequence[Ending], held: Sequence[bool], accepted: Sequence[bool | None]) -> None:
+        """Check and note which were; None is one that is to be made anew."""
         for ending, may, did in zip(endings, held, accepted, strict=True):
+            if did is None:
+                self._is_late(ending, held=may)
+                continue
+            self._moved_s.pop(ending.claim, None)
             if did and ending.claim in self.accepted:
                 self.object(f"{ending.claim} ended twice: {self.accepted[ending.claim]}, then {ending}")
             if may != did:
                 self.object(f"{ending} was {'refused' if may else 'accepted'}, and the attempt is {_held(may)}")
             if did:
                 self.accepted[ending.claim] = type(ending).__name__
+                self.times.ended(ending.claim, getattr(ending, "error", None))
             else:
                 self.refused += 1
+
+    def _is_late(self, ending: Ending, *, held: bool) -> None:
+        """An ending is to be made anew: one that writes to a thread, of an attempt that is held and stays so."""
+        if not held or not self.holds(ending.claim) or not isinstance(ending, Succeeded) or not ending.writes:
+            self.object(f"{ending} was found too late, and the attempt is {_held(held)}")
+        self._moved_s[ending.claim] = self._loop.time()
+
+    def check_late(self, patience_s: float) -> None:
+        """Check that no attempt was told that its writes are late, and has not come back with new ones."""
+        for claim, at_s in self._moved_s.items():
+            if self._loop.time() - at_s > patience_s and self.holds(claim):
+                self.object(f"{claim} was too late for the state it writes to, and has not tried again")
+
+    def after_commit(self) -> None:
+        """Check what was claimed."""
+        if self.claims:
+            while self.claims:
+                self.turns.claimed(self.claims.pop(0))
+            self.entries.check_room()
 
     def after_step(self, claim: Claim, result: bytes, *, held: bool, accepted: bool) -> None:
         """Check and note a saved step."""
@@ -118,10 +162,21 @@ class Audit:
         return self._met[task_id, move] == 1
 
     @contextmanager
-    def body(self, process: str, task: Claimed, inputs: Sequence[Any], *, slots: int) -> Iterator[None]:
+    def body(
+        self,
+        process: str,
+        task: Claimed,
+        inputs: Sequence[Any],
+        *,
+        slots: int,
+        is_sync: bool,
+        freezes: Callable[[], int],
+    ) -> Iterator[None]:
         """A body runs in this block."""
         running = self._running.setdefault(process, _Running())
         self._check_parents(task, inputs)
+        times = self.plans[task.id].times if task.id in self.plans else NO_LIMITS
+        self.times.begin(task.claim, times, is_sync=is_sync, freezes=freezes())
         running.starts += 1
         running.queues[task.claim] = task.queue
         fresh = sum(queue == task.queue and claim not in running.has_waited for claim, queue in running.queues.items())
@@ -130,14 +185,24 @@ class Audit:
         try:
             yield
         finally:
-            for kept in (running.has_waited, running.waits):
-                kept.discard(task.claim)
-            running.queues.pop(task.claim, None)
+            self.is_out(process, task.claim, freezes=freezes())
+
+    def is_given_up(self, process: str, task: Claimed, *, freezes: int) -> None:
+        """A body was given up: it goes on, but has no slot."""
+        self.is_out(process, task.claim, freezes=freezes)
+
+    def is_out(self, process: str, claim: Claim, *, freezes: int) -> None:
+        """A body has ended."""
+        running = self._running[process]
+        for kept in (running.has_waited, running.waits):
+            kept.discard(claim)
+        running.queues.pop(claim, None)
+        self.times.out(claim, freezes=freezes)
 
     @contextmanager
-    def waiting(self, process: str, claim: Claim) -> Iterator[None]:
+    def waiting(self, process: str, task: Claimed) -> Iterator[None]:
         """A body waits for other tasks in this block."""
-        running = self._running[process]
+        running, claim = self._running[process], task.claim
         running.has_waited.add(claim)
         running.waits.add(claim)
         try:
@@ -158,7 +223,7 @@ class Audit:
         plan = self.plans.get(task.id)
         if plan is None or task.id in self.revived:
             return
-        for parent_id, value in zip(plan.parents, inputs, strict=True):
+        for parent_id, value in zip((parent.id for parent in plan.parents), inputs, strict=True):
             state = self.view(parent_id).state
             if parent_id in self.revived:
                 continue  # it may have ended otherwise when this task was claimed
@@ -170,8 +235,8 @@ class Audit:
 
     # ------------------------------------------------------------ the end
 
-    def check_all(self) -> None:
-        """Check the whole store, when everything has ended."""
+    def check_all(self, *, wall_us: int, late_us_max: int, kept_signals: int) -> None:
+        """Check the whole store, when everything has ended; schedules may be `late_us_max` late, signals be kept."""
         ledger, views = self._truth.ledger().wait(), self._truth.tasks(limit=10**6).wait()
         faults = [*self._truth.verify().wait()]
         if not ledger.balanced:
@@ -184,6 +249,11 @@ class Audit:
         for view in views:
             faults += self._faults_of(view)
         faults += self._faults_of_families(views)
+        faults += self.keys.faults(views)
+        faults += self.turns.faults()
+        faults += self.states.faults(views)
+        faults += self.asks.faults(views, kept=kept_signals)
+        faults += self.cron.faults(now_us=wall_us, late_us_max=late_us_max)
         if faults:
             raise BrokenPromise("; ".join(faults))
 
@@ -196,7 +266,7 @@ class Audit:
             yield f"the result of task {view.id} is not of its last attempt {view.attempt}"
 
     def _faults_of_families(self, views: Iterable[TaskView]) -> Iterator[str]:
-        families = Counter(view.parent_id for view in views)
+        families = Counter(view.parent_id for view in views if view.id not in self.keys.ever)
         for view in views:
             plan = self.plans.get(view.id)
             if plan is not None and view.state is State.SUCCEEDED and families[view.id] != plan.children:

@@ -19,13 +19,15 @@ import msgspec
 from sennit.errors import AttemptSuspended, TaskError
 from sennit.model.retry import Cancel, NotRetryable, Retry, RetryPolicy, Snooze
 from sennit.model.task import Claimed
-from sennit.submit.context import attempt_here, sleep, step
+from sennit.submit.context import attempt_here, heartbeat, sleep, step
 from sennit.submit.handle import Handle
 from sennit.submit.options import SubmitOptions
 from sennit.submit.registry import Call, Registry
 from sennit.testing.simaudit import Audit
+from sennit.testing.simpool import pause, when_given_up
+from sennit.testing.simtalk import TALK, talk, talk_sync
 
-__all__ = ["HERE", "QUEUES", "REGISTRY", "Here", "Move", "call", "children_of", "draw_moves"]
+__all__ = ["CHILD_KEYS", "HERE", "QUEUES", "REGISTRY", "Here", "Move", "call", "children_of", "draw_moves"]
 
 Move = tuple[str, float]
 QUEUES: Final = ("a", "b")
@@ -37,6 +39,7 @@ class Here:
 
     process: str
     slots: dict[str, int]
+    freezes: Callable[[], int]
     audit: Audit
     submit: Callable[[list[Call]], list[Handle[Any]]]
 
@@ -47,38 +50,104 @@ HERE: Final[ContextVar[Here]] = ContextVar("sennit.testing.here")
 async def act(moves: list[Move], inputs: list[Any]) -> Any:
     """Make one move after the other; the result names the task and the attempt."""
     here, task = HERE.get(), attempt_here("act").task
-    with here.audit.body(here.process, task, inputs, slots=here.slots[task.queue]):
-        return await _make_moves(here, task, moves)
+    slots = here.slots[task.queue]
+    with here.audit.body(here.process, task, inputs, slots=slots, is_sync=False, freezes=here.freezes):
+        handles: list[Handle[Any]] = []
+        for n, (what, amount) in enumerate(moves):
+            match what:
+                case "work":
+                    await asyncio.sleep(amount)
+                case "step":
+                    await step(compute, n)
+                case "long step":
+                    await step(compute_long, n)
+                case "sleep":
+                    await sleep(amount)
+                case "wait" | "gather":
+                    with here.audit.waiting(here.process, task):
+                        await _wait_for(handles, at_once=what == "gather")
+                case _ if what in TALK:
+                    await talk(here.audit, task, n, (what, amount))
+                case _:
+                    ending = _move(here, task, handles, n, move=(what, amount))
+                    if ending is not None:
+                        return ending
+        return {"task": task.id, "attempt": task.attempt}
 
 
-async def _make_moves(here: Here, task: Claimed, moves: list[Move]) -> Any:
-    handles: list[Handle[Any]] = []
-    for n, (what, amount) in enumerate(moves):
-        match what:
-            case "work":
-                await asyncio.sleep(amount)
-            case "step":
-                await step(compute, n)
-            case "sleep":
-                await sleep(amount)
-            case "children":
-                handles += here.submit([call([("work", amount)], queue=QUEUES[i % 2]) for i in range(int(amount))])
-            case "wait" | "gather":
-                with here.audit.waiting(here.process, task.claim):
-                    await _wait_for(handles, at_once=what == "gather")
-            case _ if here.audit.first_time(task.id, n):
-                ending = _ending(what, amount)
-                if ending is not None:
-                    return ending
-    return {"task": task.id, "attempt": task.attempt}
+def act_sync(moves: list[Move], inputs: list[Any]) -> Any:
+    """Do what `act` does, blocking where that awaits."""
+    here, task = HERE.get(), attempt_here("act_sync").task
+    slots = here.slots[task.queue]
+    with here.audit.body(here.process, task, inputs, slots=slots, is_sync=True, freezes=here.freezes):
+        when_given_up(lambda: here.audit.is_given_up(here.process, task, freezes=here.freezes()))
+        handles: list[Handle[Any]] = []
+        for n, (what, amount) in enumerate(moves):
+            match what:
+                case "work":
+                    pause(amount)
+                case "step":
+                    step(compute_sync, n).result()
+                case "sleep":
+                    sleep(amount).result()
+                case "wait" | "gather":
+                    with here.audit.waiting(here.process, task):
+                        _block_for(handles)
+                case _ if what in TALK:
+                    talk_sync(here.audit, task, n, (what, amount))
+                case _:
+                    ending = _move(here, task, handles, n, move=(what, amount))
+                    if ending is not None:
+                        return ending
+        return {"task": task.id, "attempt": task.attempt}
+
+
+def _move(here: Here, task: Claimed, handles: list[Handle[Any]], n: int, *, move: Move) -> Any:
+    """Make the n-th move, which takes no time; return what ends the attempt, None when it goes on."""
+    what, amount = move
+    match what:
+        case "children":
+            handles += here.submit([child(amount, i) for i in range(int(amount))])
+        case "keyed":
+            handles += here.submit([call([("work", 0.5)], key=CHILD_KEYS[int(amount) % 2], queue=QUEUES[n % 2])])
+        case "beat":
+            heartbeat()
+            here.audit.times.sign(task.claim, freezes=here.freezes())
+        case _ if here.audit.first_time(task.id, n):
+            return _ending(what, amount)
+    return None
 
 
 async def compute(n: int) -> str:
     """Compute one step; the audit watches that it is not done again once it is saved."""
-    attempt = attempt_here("compute")
-    result = f"step {n}"
-    HERE.get().audit.step_runs(attempt.task.claim, msgspec.json.encode(result))
+    result = _begin_step(n)
     await asyncio.sleep(0.1)
+    return _end_step(result)
+
+
+async def compute_long(n: int) -> str:
+    """Compute one long step."""
+    result = _begin_step(n)
+    await asyncio.sleep(0.5)
+    return _end_step(result)
+
+
+def compute_sync(n: int) -> str:
+    """Compute one step of a sync body."""
+    result = _begin_step(n)
+    pause(0.1)
+    return _end_step(result)
+
+
+def _begin_step(n: int) -> str:
+    result = f"step {n}"
+    HERE.get().audit.step_runs(attempt_here("a step").task.claim, msgspec.json.encode(result))
+    return result
+
+
+def _end_step(result: str) -> str:
+    here = HERE.get()
+    here.audit.times.sign(attempt_here("a step").task.claim, freezes=here.freezes())
     return result
 
 
@@ -92,6 +161,14 @@ async def _wait_for(handles: list[Handle[Any]], *, at_once: bool) -> None:
     for handle in handles:
         try:
             await handle
+        except TaskError:
+            continue
+
+
+def _block_for(handles: list[Handle[Any]]) -> None:
+    for handle in handles:
+        try:
+            handle.result()
         except TaskError:
             continue
 
@@ -113,9 +190,17 @@ def _ending(what: str, amount: float) -> Any:
 
 
 REGISTRY: Final = Registry()
-_HANDLER: Final = REGISTRY.register(act, name="act", retries=RetryPolicy(retries=4, delay_s=1.0, delay_s_max=8.0))
+_RETRIES: Final = RetryPolicy(retries=4, delay_s=1.0, delay_s_max=8.0)
+_HANDLERS: Final = {
+    False: REGISTRY.register(act, name="act", retries=_RETRIES),
+    True: REGISTRY.register(act_sync, name="act_sync", retries=_RETRIES),
+}
+_PREEMPTIBLE: Final = REGISTRY.register(act, name="act_preemptible", retries=_RETRIES, preemptible=True)
 
-_MOVES: Final = ("work", "work", "step", "step", "sleep", "snooze", "retry", "raise", "family")
+CHILD_KEYS: Final = ("c1", "c2")
+"""Keys that bodies use too. What has one of them waits for nobody, so that nobody waits for himself."""
+
+_MOVES: Final = ("work", "work", "step", "step", "sleep", "snooze", "retry", "raise", "family", "keyed", "beat")
 _LAST: Final = ("work",) * 12 + ("fail", "cancel", "park", "park")
 
 
@@ -124,19 +209,36 @@ def draw_moves(random: Random) -> list[Move]:
     moves: list[Move] = []
     for _ in range(random.randint(0, 3)):
         what = random.choice(_MOVES)
-        if what == "family":
-            moves += [("children", random.randint(1, 3)), (random.choice(("wait", "gather", "work")), 0.5)]
-        else:
-            moves.append((what, round(random.uniform(0, 4), 3)))
+        amount = round(random.uniform(0, 4), 3)
+        match what:
+            case "family":
+                moves += [("children", random.randint(1, 3)), (random.choice(("wait", "gather", "work")), 0.5)]
+            case "keyed":
+                moves += [("keyed", amount), (random.choice(("wait", "work")), 0.5)]
+            case _:
+                moves.append((what, amount))
     moves.append((random.choice(_LAST), round(random.uniform(0, 4), 3)))
     return moves
 
 
 def children_of(moves: list[Move]) -> int:
-    """Return how many children these moves make."""
+    """Return how many children without a key these moves make."""
     return sum(int(amount) for what, amount in moves if what == "children")
 
 
-def call(moves: list[Move], *, inputs: list[Handle[Any]] | None = None, **options: Unpack[SubmitOptions]) -> Call:
-    """Return the call of a body that makes these moves."""
-    return Call(_HANDLER, _HANDLER.options.replaced(options), (moves, inputs or []), {})
+def child(amount: float, i: int) -> Call:
+    """Return the call of a body's i-th child, which works for `amount` seconds."""
+    return call([("work", amount)], is_sync=i % 3 == 1, queue=QUEUES[i % 2])
+
+
+def call(
+    moves: list[Move],
+    *,
+    inputs: list[Handle[Any]] | None = None,
+    is_sync: bool = False,
+    is_preemptible: bool = False,
+    **options: Unpack[SubmitOptions],
+) -> Call:
+    """Return the call of a body that makes these moves; a preemptible one is async."""
+    handler = _PREEMPTIBLE if is_preemptible else _HANDLERS[is_sync]
+    return Call(handler, handler.options.replaced(options), (moves, inputs or []), {})

@@ -3,37 +3,47 @@
     processes w0 … wn: Engine (dispatcher, slots, worker, attempts) ─► SlowStore ─┐
     main:              Client, and Chaos (submits, cancels, kills, freezes …)   ─► SlowStore ─┼─► one MemoryStore ◄─ Audit
 
-Nothing of the runtime is replaced but what has an OS thread of its own: the heart beats on the loop, and all bodies are
-async. What happens to a fleet is drawn in `simchaos`.
+Nothing of the runtime is replaced but what has an OS thread or a clock of its own: the heart beats on the loop, sync bodies
+run in a `SimPool`, schedules go by the simulated wall clock. What happens to a fleet is drawn in `simchaos`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
-from typing import Final
+from typing import Any, Final, cast
 
 from sennit.errors import BrokenPromise, StoreError
+from sennit.execute.pool import BodyPool
 from sennit.model.lifecycle import State
 from sennit.model.settings import Settings
-from sennit.model.task import Claim
+from sennit.model.task import Claim, TaskSpec
 from sennit.runtime.engine import Engine
+from sennit.schedule.cron import CronSpec
+from sennit.schedule.planner import Planned
 from sennit.store.memory import MemoryStore
 from sennit.store.protocol import Store
 from sennit.submit.client import Client
 from sennit.testing.clock import EPOCH_US
 from sennit.testing.simaudit import Audit
-from sennit.testing.simbodies import HERE, QUEUES, REGISTRY, Here
+from sennit.testing.simbodies import HERE, QUEUES, REGISTRY, Here, call
+from sennit.testing.simcron import SimPlanner, draw_schedules
 from sennit.testing.simloop import SimLoop
+from sennit.testing.simpool import SimPool
 from sennit.testing.simstore import SlowStore
+from sennit.testing.simturns import note_claims
 
-__all__ = ["Fleet", "Meddle", "Shape", "SimHeart", "steady_us"]
+__all__ = ["END_S", "LEASE_S", "QUIET_S", "SETTINGS", "Fleet", "Meddle", "Shape", "SimHeart", "steady_us"]
 
 LEASE_S: Final = 3.0
 QUIET_S: Final = 5.0
 """Longer than any chain of store calls between a slot that becomes free and the body that takes it."""
+
+LATE_US_MAX: Final = 6_000_000
+"""A schedule whose submit met trouble is tried again after 5 s."""
 
 STOP_S: Final = 60.0
 """A graceful stop drains for 10 s at most, then hands back what is left."""
@@ -41,7 +51,7 @@ STOP_S: Final = 60.0
 END_S: Final = 3600.0
 """All tasks of a seed end within this, once nobody dies any more: retries back off to 8 s, leases are 3 s."""
 
-_SETTINGS: Final = Settings(lease_s=LEASE_S, log_capture=False, loop_lag_notice_s=3600.0, no_worker_notice_s=3600.0)
+SETTINGS: Final = Settings(lease_s=LEASE_S, log_capture=False, loop_lag_notice_s=3600.0, no_worker_notice_s=3600.0)
 
 
 Meddle = Callable[[Engine, SlowStore], None]
@@ -102,6 +112,7 @@ class Shape:
 
     workers: int
     slots: dict[str, int]
+    schedules: tuple[CronSpec, ...]
     delay_s_max: float
     crash_probability: float
     trouble_probability: float
@@ -112,6 +123,7 @@ class Shape:
         return cls(
             workers=random.randint(1, 4),
             slots={queue: random.randint(1, 3) for queue in QUEUES} | {"cpu": 1},
+            schedules=draw_schedules(random),
             delay_s_max=random.choice((0.0, 0.01, 0.3)),
             crash_probability=random.choice((0.0, 0.0, 0.001, 0.005)),
             trouble_probability=random.choice((0.0, 0.0, 0.03)),
@@ -136,6 +148,10 @@ class Fleet:
     Args:
         truth: the shared store; its clock must be `steady_us(loop)`.
         meddle: called with each engine before it starts; tests break parts here, to see the audit notice.
+        settings: of all its processes.
+
+    Attributes:
+        nudge: called now and then while the fleet settles; by default it resumes what is parked.
     """
 
     def __init__(
@@ -146,18 +162,23 @@ class Fleet:
         *,
         truth: MemoryStore,
         meddle: Meddle | None = None,
+        settings: Settings = SETTINGS,
     ) -> None:
         self.loop = loop
         self.shape = shape
-        self.audit = Audit(truth, loop)
+        self.audit = Audit(truth, loop, threads_max=truth._bounds.threads_max)  # noqa: SLF001 - of this package
+        note_claims(truth, self.audit.claims.extend)
+        self.settings = settings
+        self.nudge: Callable[[], object] = self._resume_parked
+        self.audit.cron.plan(shape.schedules)
         self.truth = truth
         self.is_troubled = True
         self._random = random
         self._meddle = meddle
         self._lives = 0
         self._processes: dict[str, _Process] = {}
-        self.store = self._slow_store()
-        self.client = Client(lambda: self.store, _SETTINGS, lambda _queue: True)
+        self.store = self.connect()
+        self.client = self.client_of(lambda: self.store)
 
     @property
     def names(self) -> list[str]:
@@ -168,7 +189,12 @@ class Fleet:
         """Return the workers that live, frozen ones too."""
         return [name for name in self.names if self.loop.is_alive(name)]
 
-    def _slow_store(self) -> SlowStore:
+    def client_of(self, store: Callable[[], SlowStore]) -> Client:
+        """Return a client on a process's connection."""
+        return Client(store, self.settings, lambda _queue: True)
+
+    def connect(self) -> SlowStore:
+        """Return a connection for the process this is called in."""
         return SlowStore(
             self.truth,
             self.loop,
@@ -192,16 +218,19 @@ class Fleet:
 
     async def _run(self, process: _Process) -> None:
         """Be a worker process, until asked to stop."""
-        client = Client(lambda: store, _SETTINGS, lambda _queue: True)
-        HERE.set(Here(process.life, self.shape.slots, self.audit, client.submit_calls))
-        store = process.store = self._slow_store()
+        client = self.client_of(lambda: store)
+        freezes = partial(self.loop.freezes, process.name)
+        HERE.set(Here(process.life, self.shape.slots, freezes, self.audit, client.submit_calls))
+        store = process.store = self.connect()  # what it delivers runs in the context that is here now
         engine = process.engine = Engine(
             store,
             REGISTRY,
-            _SETTINGS,
+            self.settings,
             queues=self.shape.slots,
-            schedules=(),
+            schedules=[Planned(spec, partial(self._run_of, client)) for spec in self.shape.schedules],
             heart=SimHeart,
+            pool=cast("Callable[..., BodyPool]", SimPool),
+            planner=SimPlanner,
             random=Random(self._random.random()),
         )
         if self._meddle is not None:
@@ -212,6 +241,11 @@ class Fleet:
         await engine.stop(self._random.choice((0.0, 1.0, 10.0)))
         self._check_nothing_held(engine)
         self.loop.kill(process.name)
+
+    def _run_of(self, client: Client, run_us: int) -> TaskSpec:
+        """Make what a schedule submits for one nominal time."""
+        (spec,) = client.specs([call([("work", 0.1)], queue=QUEUES[0])])
+        return self.audit.cron.made(spec, run_us)
 
     def _check_nothing_held(self, engine: Engine) -> None:
         for view in self.truth.tasks(states=[State.RUNNING], limit=10**6).wait():
@@ -225,6 +259,27 @@ class Fleet:
         await asyncio.sleep(self._random.random() * 0.1)
         if process.store is not None:
             process.store.close()
+
+    def visit(self, name: str, main: Callable[[SlowStore], Coroutine[Any, Any, None]]) -> None:
+        """Start a process that is no worker, unless it lives; `main` gets its connection."""
+        if self.loop.is_alive(name):
+            return
+        opened: list[SlowStore] = []
+
+        async def run() -> None:
+            opened.append(self.connect())
+            await main(opened[0])
+
+        with self.loop.process(name):
+            self.loop.create_task(run(), name=f"main of {name}")
+        self.loop.create_task(self._see_off(name, opened), name=f"watch {name}")
+
+    async def _see_off(self, name: str, opened: list[SlowStore]) -> None:
+        if self.loop.is_alive(name):
+            await self.loop.wait_killed(name)
+        await asyncio.sleep(self._random.random() * 0.1)
+        for store in opened:
+            store.close()
 
     def stop(self, name: str) -> None:
         """Stop a worker gracefully."""
@@ -293,11 +348,18 @@ class Fleet:
             BrokenPromise: one of them is broken, or something never ends.
         """
         deadline_s = self.loop.time() + END_S
-        while self.truth.counts().wait() and self.loop.time() < deadline_s:
-            parked = self.truth.tasks(states=[State.SUSPENDED], limit=10**6).wait()
-            self.truth.resume([view.id for view in parked]).wait()
+        quiet = 2 * bool(self.shape.schedules)  # rounds in which what is due has to fire
+        while (quiet or self.truth.counts().wait()) and self.loop.time() < deadline_s:
+            quiet = max(0, quiet - 1)
+            self.nudge()
             await self.check_no_slot_is_wasted()
-        self.audit.check_all()
+            self.audit.check_late(2 * QUIET_S)
+        kept = len(self.truth._rows.asks.signals)  # noqa: SLF001 - nothing else shows them
+        self.audit.check_all(wall_us=self.loop.now_us(), late_us_max=LATE_US_MAX, kept_signals=kept)
+
+    def _resume_parked(self) -> None:
+        parked = self.truth.tasks(states=[State.SUSPENDED], limit=10**6).wait()
+        self.truth.resume([view.id for view in parked]).wait()
 
 
 def steady_us(loop: SimLoop) -> Callable[[], int]:

@@ -37,8 +37,10 @@ Source: the idea of one seed for schedule and faults is FoundationDB's simulatio
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 
 from sennit.errors import UsageError
 from sennit.testing.seededloop import MAIN, STEP_LIMIT, SeededLoop
@@ -66,11 +68,29 @@ class SimLoop(SeededLoop):
         self.before_step: Callable[[str, int], bool] | None = None
         """Asked with a process name and how many steps it has made; True kills it instead of making the next."""
         self._crash_probability: dict[str, float] = {}
+        self._clock_watches: list[tuple[Callable[[], object], Context]] = []
 
     def step_clock(self, delta_us: int) -> None:
         """Set the wall clock forward or back, as an administrator or NTP would; timers do not notice."""
         self._clock_offset_us += delta_us
         self.note(f"the wall clock is set by {delta_us:+} us")
+        for on_set, context in self._clock_watches:
+            self.call_soon(on_set, context=context)
+
+    def watch_clock(self, on_set: Callable[[], object]) -> Callable[[], None]:
+        """Call `on_set` in this process whenever the wall clock was set, as the kernel tells it; return how to stop."""
+        watch = (on_set, copy_context())
+        self._clock_watches.append(watch)
+        return lambda: self._clock_watches.remove(watch)
+
+    @contextmanager
+    def another_os_thread(self) -> Iterator[None]:
+        """Let the calling OS thread use the loop; it must only run while the loop's own waits for it (`simpool`)."""
+        self._guests.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            self._guests.discard(threading.get_ident())
 
     def note(self, text: str, *, process: str = MAIN) -> None:
         """Add a line of your own to the trace."""
@@ -117,6 +137,7 @@ class SimLoop(SeededLoop):
         if not process.frozen:
             self.note("frozen", process=name)
             process.frozen = True
+            process.freezes += 1
             process.parked = [entry for entry in self._ready if owner_of(entry) is process]
             self._ready = [entry for entry in self._ready if owner_of(entry) is not process]
 
@@ -128,6 +149,10 @@ class SimLoop(SeededLoop):
             process.frozen = False
             self._ready += process.parked
             process.parked = []
+
+    def freezes(self, name: str) -> int:
+        """Return how often this process was frozen so far: if that has not changed, it has not stood still."""
+        return self._processes[name].freezes
 
     def is_alive(self, name: str) -> bool:
         """Return whether a process of this name was started and not killed since; frozen ones live."""

@@ -42,12 +42,13 @@ UNWIND_TRIES: Final = (
 class Process:
     """One simulated process. In the list of what is ready it stands for the head of its lane of callbacks."""
 
-    __slots__ = ("alive", "callbacks", "death_waiters", "frozen", "name", "parked", "steps")
+    __slots__ = ("alive", "callbacks", "death_waiters", "freezes", "frozen", "name", "parked", "steps")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
         self.frozen = False
+        self.freezes = 0  # so far
         self.steps = 0
         self.callbacks: deque[SimHandle | SimTimer] = deque()
         self.parked: list[SimHandle | Process] = []  # what would be ready, were it not frozen
