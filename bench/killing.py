@@ -5,6 +5,7 @@
 
 What is counted is independent of the ledger: the event log that bodies write, and a journal that a trigger of ours
 fills. A task that was recorded as ended twice has two rows there, whatever its one row in the task table says.
+tests/project/test_killing.py lets the same counts loose on stores that are broken on purpose.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ SECOND_S_MAX: Final = 0.03
 OPEN_MIN: Final = 300  # the driver keeps at least so many tasks open
 FEED: Final = 500
 PATIENCE_S: Final = 30.0
+
+# Beside START and END, a body that has a step logs these: inside the step, and once its save was acknowledged.
+STEP: Final = 2
+SAVED: Final = 3
 LOOK_EVERY_S: Final = 0.002
 
 # Fires for every write that ends a task, by whichever process, in its transaction; `attempt` is the accepted one.
@@ -74,6 +79,7 @@ class Fleet:
             if line.kind == END:
                 self.runs.pop(line.task_id, None)
                 self.ended.add(line.task_id)
+            if line.kind != START:
                 continue
             self.runs[line.task_id] = line.pid
             killed_ns = self.owed.pop(line.task_id, None)
@@ -198,6 +204,7 @@ def judge(database: str, submitted: list[int]) -> Figures:
     - token_run_twice: a claim token (task, attempt) with which two bodies started.
     - ended_but_run_again: the body ended, its process died before that was recorded. At least once is the promise for
       bodies, at most once for what is recorded.
+    - saved_step_run_again: a step ran in an attempt after the one that was told it is saved; only if bodies log steps.
     """
     with closing(sqlite3.connect(database, timeout=30)) as connection:
         connection.execute("create temp table asked(id integer primary key)")
@@ -205,8 +212,9 @@ def judge(database: str, submitted: list[int]) -> Figures:
         rows = {row[0]: row[1:] for row in connection.execute(ENDED)}
         journal = Counter(task_id for (task_id,) in connection.execute("select task_id from bench_journal"))
         crashed = set(connection.execute("select task_id, attempt from sennit_attempt"))
-    starts = Counter((line.task_id, line.attempt) for line in hits() if line.kind == START)
-    ends = Counter(line.task_id for line in hits() if line.kind == END)
+    log = hits()
+    starts = Counter((line.task_id, line.attempt) for line in log if line.kind == START)
+    ends = Counter(line.task_id for line in log if line.kind == END)
     strange = sum(
         (task_id, attempt) in crashed or result is None or int(result) != attempt
         for task_id, (attempt, state, result) in rows.items()
@@ -217,4 +225,19 @@ def judge(database: str, submitted: list[int]) -> Figures:
         "accepted_twice": sum(count - 1 for count in journal.values()) + strange,
         "token_run_twice": sum(count > 1 for count in starts.values()),
         "ended_but_run_again": sum(count > 1 for count in ends.values()),
+        **_steps(log),
     }
+
+
+def _steps(log: list[Hit]) -> Figures:
+    """Return how many steps ran again although a former attempt had saved them; nothing where no body has steps.
+
+    A former attempt is what counts, not a former moment: one that was taken back may run its step late, unheard.
+    """
+    saved: dict[int, int] = {}
+    for line in log:
+        if line.kind == SAVED:
+            saved[line.task_id] = min(line.attempt, saved.get(line.task_id, line.attempt))
+    ran = [line for line in log if line.kind == STEP]
+    again = sum(line.task_id in saved and line.attempt > saved[line.task_id] for line in ran)
+    return {"saved_step_run_again": again} if ran else {}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import harness
 import killing
+from conversations import CONVERSATIONS
 from harness import END, NAP_MS_KILL, NAP_MS_WAITING, RUN_DIR, START, Figures, Side, Worker, wait_for_hits, wait_until
 
 from sennit import App, step
@@ -96,12 +97,20 @@ async def nap_kill(task_id: int) -> int:
 
 @app.task(options={"crashes_max": CRASHES_MAX})
 async def nap_kills(ms: float) -> int:
-    """Log the store's own id and the attempt, and return the attempt: what is accepted can be traced to its run."""
+    """Log the store's own id and the attempt, save a step, and return the attempt: what is accepted can be traced."""
     claimed = attempt_here("the benchmark").task
     harness.hit(claimed.id, START, claimed.attempt)
+    await step(step_of_kills)
+    harness.hit(claimed.id, killing.SAVED, claimed.attempt)
     await asyncio.sleep(ms / 1000)
     harness.hit(claimed.id, END, claimed.attempt)
     return claimed.attempt
+
+
+async def step_of_kills() -> None:
+    """Log that it runs. The attempt is no argument: a step is found again by its name and arguments."""
+    claimed = attempt_here("the benchmark").task
+    harness.hit(claimed.id, killing.STEP, claimed.attempt)
 
 
 # ------------------------------------------------------------------------------------------------------ in process
@@ -369,4 +378,5 @@ SIDE: Final[Side] = {
     "idle_pair": idle_pair,
     "memory": memory,
     "version": version,
+    **CONVERSATIONS,
 }

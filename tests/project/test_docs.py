@@ -12,9 +12,13 @@ from pathlib import Path
 import sennit
 from sennit import App, Handle
 from sennit.store.protocol import Listener, Store
+from sennit.store.protocol_threads import ThreadStore
 from sennit.submit.handle import Handles
 from sennit.submit.options import SubmitOptions
 from sennit.submit.registry import Task
+from sennit.threads.inbox import Inbox, Question
+from sennit.threads.state import State
+from sennit.threads.thread import Thread
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -94,10 +98,22 @@ def test_line_counts_of_files_are_about_right() -> None:
     assert wrong == []
 
 
+OBJECTS = {
+    App: "app.",
+    Task: "task.",
+    Handle: "handle.",
+    Handles: "handles.",
+    Thread: "thread.",
+    State: "state.",
+    Inbox: "inbox.",
+    Question: "question.",
+}
+
+
 def public_names() -> Iterator[str]:
     """Yield what a user can call: the package's names, methods of its objects, and options of a submit."""
     yield from sennit.__all__
-    for owner, prefix in ((App, "app."), (Task, "task."), (Handle, "handle."), (Handles, "handles.")):
+    for owner, prefix in OBJECTS.items():
         for member, value in vars(owner).items():
             if not member.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
                 yield f"{prefix}{member}"
@@ -114,7 +130,9 @@ def test_every_public_name_is_in_the_api_reference() -> None:
 
 def test_every_method_of_a_store_is_in_the_store_reference() -> None:
     text = (DOCS / "reference" / "store-protocol.md").read_text(encoding="utf-8")
-    methods = [m for owner in (Store, Listener) for m, value in vars(owner).items() if inspect.isfunction(value)]
+    methods = [
+        m for owner in (Store, ThreadStore, Listener) for m, value in vars(owner).items() if inspect.isfunction(value)
+    ]
 
     missing = [method for method in methods if not method.startswith("_") and f"`{method}" not in text]
 
