@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - a script beside the pages it draws, not a package
-"""Draws the tables of the reference from the code: settings, errors, states, priorities and commands.
+"""Draws the tables of the reference from the code: settings, profiles, errors, states, priorities and commands.
 
     python docs/generate.py            write them into the pages
     python docs/generate.py --check    exit 1 and name the pages that are not current
@@ -25,7 +25,7 @@ sys.path.insert(0, str(DOCS.parent / "src"))
 
 from sennit import errors  # noqa: E402 - the checkout's own package, installed or not
 from sennit.model import lifecycle, order  # noqa: E402
-from sennit.model.settings import Settings  # noqa: E402
+from sennit.model.settings import PROFILES, Settings  # noqa: E402
 
 _DRAWN = re.compile(r"(?P<open><!-- drawn: (?P<name>\w+) -->\n)(?P<body>.*?)(?P<close><!-- end -->)", re.DOTALL)
 
@@ -54,11 +54,19 @@ def settings() -> str:
     rows = []
     for knob in fields(Settings):
         meta = knob.metadata
-        bounds = ", ".join(f"`{choice}`" for choice in meta["one_of"])
+        bounds = ", ".join(f"`{choice}`" if choice else '`""`' for choice in meta["one_of"])
         if meta["low"] is not None:
             bounds = f"{meta['low']:,} to {meta['high']:,}"
-        rows.append((f"`{knob.name}`", f"`{knob.default}`", meta["unit"], bounds, cell(meta["reason"])))
+        default = knob.default if knob.default != "" else '""'
+        rows.append((f"`{knob.name}`", f"`{default}`", meta["unit"], bounds, cell(meta["reason"])))
     return table(("setting", "default", "unit", "bounds", "why"), rows)
+
+
+def profiles() -> str:
+    """What each profile sets."""
+    names = [knob.name for knob in fields(Settings) if any(knob.name in values for values in PROFILES.values())]
+    rows = [(f"`{profile}`", *(f"{values[name]:,}" for name in names)) for profile, values in PROFILES.items()]
+    return table(("profile", *(f"`{name}`" for name in names)), rows)
 
 
 # ---------------------------------------------------------------- errors
@@ -181,6 +189,7 @@ def shared_options() -> str:
 
 DRAWINGS: dict[str, Callable[[], str]] = {
     "settings": settings,
+    "profiles": profiles,
     "error_tree": error_tree,
     "error_table": error_table,
     "state_table": state_table,
