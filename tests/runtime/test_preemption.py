@@ -395,8 +395,11 @@ def test_in_worker_processes_an_urgent_task_runs_between_two_steps(processes: Pr
     assert [low.result(WAIT_S) for low in [*lows, *others]] == [[1, 2, 3, 4, 5]] * (n + 1)
     ran = [record.note for record in processes.journal.of("step")]
     assert Counter(ran) == dict.fromkeys([f"{name}-{k}" for name in [*names, "c"] for k in range(1, 6)], 1)
-    [at_s] = [record.at_s for record in processes.journal.of("urgent")]
-    assert at_s < min(record.at_s for record in processes.journal.of("step") if record.note == "c-1")
+    # By the claims, in the one order of the store: which of two processes then writes its first line sooner is open.
+    urgent_us, other_us = (handle.view().result().started_us for handle in (urgent, *others))
+    assert urgent_us is not None
+    assert other_us is not None
+    assert urgent_us <= other_us
     attempts = [attempts_of(low) for low in lows]
     assert max(attempts) == 2
     assert all(attempt <= 2 for attempt in attempts)

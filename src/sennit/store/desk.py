@@ -52,6 +52,7 @@ class Desk:
         self._watches = Watches(store.put, self.members.be_known)
         self._callers = Callers()
         self._look_all = False
+        self._look_urgent = False  # others said so; told here after the order was served, and not passed on
         self._missed = False  # a transaction failed: the next one looks at everything
         # Prepared before the commit, told after it.
         self._claimed: list[Claimed] = []
@@ -140,13 +141,17 @@ class Desk:
             self._callers.look_rooms(connection, self.members.id, None)
         if any(e.urgent for e in effects) and self._press(connection, set[str]().union(*(e.urgent for e in effects))):
             hints |= Hint.PRESSED
+        if self._look_urgent:
+            self._look_urgent = False
+            self._press(connection, set(() if self.members.worker is None else self.members.worker.queues))
         return hints
 
     def _press(self, connection: sqlite3.Connection, queues: set[str]) -> bool:
         """True when an urgent task is left in one of `queues`; our own listener is told if we have no slot for it."""
         pressed = [q for q in queues if entry.is_pressed(connection, q)]
         if self.members.is_worker:
-            self._pressed += [q for q in pressed if not self._left.get(q, 0) and self.order.used_up(q)]
+            used_up = [q for q in pressed if not self._left.get(q, 0) and self.order.used_up(q)]
+            self._pressed += [q for q in used_up if q not in self._pressed]
         return bool(pressed)
 
     def count(self, connection: sqlite3.Connection, counts: Counter[str]) -> None:
@@ -340,8 +345,8 @@ class Desk:
             self._callers.look_inbox(connection)
         if hints & Hint.ROOM:
             self._callers.look_rooms(connection, self.members.id, None)
-        if hints & Hint.PRESSED and self.members.worker is not None:
-            self._press(connection, set(self.members.worker.queues))
+        if hints & Hint.PRESSED:
+            self._look_urgent = True
 
     def look(self, connection: sqlite3.Connection, effects: Effects) -> None:
         """Look at everything."""

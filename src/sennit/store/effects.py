@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from sennit.model.admission import Bounds
+from sennit.model.order import Priority
 from sennit.model.task import Claim
 
 
@@ -54,6 +55,12 @@ class Effects:
         self.inbox = False
         self.room = False
         self.claimed = False
+
+    def became_ready(self, queue: str, priority: int) -> None:
+        """Note that a task of `queue` became ready."""
+        self.ready.add(queue)
+        if priority == Priority.URGENT:
+            self.urgent.add(queue)
 
     def due(self, at_us: int) -> None:
         """Note a deadline."""

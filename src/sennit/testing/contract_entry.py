@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sennit.errors import QueueFull, StoreUnavailable, SubmitError, TaskNotFound
-from sennit.model.admission import RETRY_AFTER_MAX_S, RETRY_AFTER_MIN_S, Entry, OnFull
+from sennit.model.admission import RETRY_AFTER_MAX_S, RETRY_AFTER_MIN_S, Bounds, Entry, OnFull
 from sennit.model.lifecycle import State
 from sennit.model.order import Priority
 from sennit.model.task import Crashed, Failed, GivenBack, Preempted, Retried, Slept, Succeeded
@@ -342,6 +342,26 @@ class PressContract:
         assert rig.heard.pressed == []
 
         rig.succeed(parent)
+
+        rig.heard.wait_for(lambda: "q" in rig.heard.pressed)
+
+    @pytest.mark.parametrize("bounds", [Bounds(threads_max=1)], indirect=True)
+    @pytest.mark.parametrize("how", ["gets room", "is given back"])
+    def test_a_listener_hears_of_an_urgent_task_that_another_process_made_ready(
+        self, open_rig: Callable[..., Rig], how: str
+    ) -> None:
+        rig, other = open_rig(), open_rig()
+        if how == "gets room":
+            task = other.start(thread_id="one")
+            other.put(thread_id="two", priority=Priority.URGENT)
+        else:
+            task = other.start(priority=Priority.URGENT)
+        rig.store.look()
+        rig.hear_all()
+        rig.heard.pressed.clear()
+
+        other.finish(Succeeded(task.claim, b"1") if how == "gets room" else GivenBack(task.claim))
+        rig.store.look()
 
         rig.heard.wait_for(lambda: "q" in rig.heard.pressed)
 

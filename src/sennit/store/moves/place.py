@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 
-from sennit.model.order import Priority, order_us
+from sennit.model.order import order_us
 from sennit.store.effects import Effects
 from sennit.store.moves.turn import has_room
 from sennit.store.sql import statements
 
 READY, TIMER = statements("sqlite", "place")
+_PRIORITY = "SELECT priority FROM sennit_task WHERE id = ?"
 
 
 def make_ready(
@@ -30,9 +31,7 @@ def make_ready(
     if thread_id is not None and not has_room(connection, effects, task_id, place_us=place_us, counts=counts):
         return
     connection.execute(READY, (queue, place_us, task_id, *counts))
-    effects.ready.add(queue)
-    if priority == Priority.URGENT:
-        effects.urgent.add(queue)
+    effects.became_ready(queue, priority)
 
 
 def put_back(
@@ -46,7 +45,7 @@ def put_back(
 ) -> None:
     """Put a task back into `ready` at the place in the order it had."""
     connection.execute(READY, (queue, place_us, task_id, *counts))
-    effects.ready.add(queue)
+    effects.became_ready(queue, connection.execute(_PRIORITY, (task_id,)).fetchone()[0])
 
 
 def schedule(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from sennit.errors import UnknownDependency
 from sennit.model.graph import order_batch
 from sennit.model.lifecycle import ENDED_BY_CODE, State
-from sennit.model.order import Priority, order_us
+from sennit.model.order import order_us
 from sennit.model.task import ErrorInfo, TaskSpec
 from sennit.store.effects import Effects
 from sennit.store.moves.end import stop
@@ -71,9 +71,7 @@ def _insert_fan_out(connection: sqlite3.Connection, effects: Effects, specs: Seq
     place = {"place_us": order_us(first.priority, now_us=now_us), "first": first.ref.id, "last": specs[-1].ref.id}
     connection.execute(_READY_RANGE, place)
     effects.counts["submitted"] += len(specs)
-    effects.ready.add(first.queue)
-    if first.priority == Priority.URGENT:
-        effects.urgent.add(first.queue)
+    effects.became_ready(first.queue, first.priority)
 
 
 def _in_order(specs: Sequence[TaskSpec]) -> list[TaskSpec]:
@@ -158,7 +156,5 @@ def _place(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Tas
         task_id, place_us = spec.ref.id, order_us(spec.priority, now_us=now_us)
         if spec.thread_id is None or has_room(connection, effects, task_id, place_us=place_us, counts=(0, 0, 0)):
             rows.append((spec.queue, place_us, task_id, 0, 0, 0))
-            effects.ready.add(spec.queue)
-            if spec.priority == Priority.URGENT:
-                effects.urgent.add(spec.queue)
+            effects.became_ready(spec.queue, spec.priority)
     connection.executemany(READY, rows)

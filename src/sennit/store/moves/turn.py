@@ -109,13 +109,13 @@ def admit(connection: sqlite3.Connection, effects: Effects) -> None:
     """Give the room there is to those who wait for it, in order."""
     if not connection.execute(_ANY_GATED).fetchone()[0]:
         return
-    for task_id, place_us, attempt, failures, crashes, queue in connection.execute(
+    for task_id, place_us, attempt, failures, crashes, queue, priority in connection.execute(
         _ADMIT, {"n": effects.bounds.threads_max}
     ).fetchall():
         connection.execute(_ADMITTED, (task_id,))
         connection.execute(_UNWAIT, (task_id,))
         connection.execute(_READY, (queue, place_us, task_id, attempt, failures, crashes))
-        effects.ready.add(queue)
+        effects.became_ready(queue, priority)
 
 
 def is_busy(connection: sqlite3.Connection, thread_id: str) -> bool:
