@@ -24,10 +24,17 @@
     │  ├─ AnswerInvalid (ValueError)  the answer does not fit the question
     │  ├─ AskDenied                   in the body: somebody said no
     │  └─ AskExpired (TimeoutError)   in the body: nobody said anything in time
+    ├─ ThreadNotFound (LookupError)   no task, state or config of this thread_id
     ├─ ConcurrentModificationError (RuntimeError) a versioned value is not at the version it was changed from
     ├─ LockTimeout (TimeoutError)     a file lock is held by somebody else; says by whom
     ├─ WorkspaceTooLarge (ValueError) a value is over the workspace's ceiling
     ├─ StateTooLarge (ValueError)     a thread's state and config are over thread_memory_bytes_max
+    ├─ LimitError                     a call may not be made now, by `provider`
+    │  ├─ ProviderNotFound (LookupError)
+    │  ├─ ProviderBusy                no room, and the caller did not want to wait; `retry_after_s`
+    │  ├─ CircuitOpen                 too many calls have failed; `retry_after_s`
+    │  ├─ BudgetExceeded              of a task, thread, handler, provider or the fleet
+    │  └─ PermitLost                  its process was taken for dead
     ├─ LeaseLost                      this attempt is no longer ours; its writes are refused
     ├─ BodyFailed                     a body raised in a worker process
     ├─ WorkerCrashed                  a worker process ended without an answer
@@ -47,6 +54,7 @@
     Interrupted (BaseException)       unwinds a body; user code must not eat it
     ├─ AttemptCancelled               cancel, time-out or lost lease reached the body
     ├─ AttemptSuspended               the task goes on later (sleep, ask)
+    ├─ AttemptHeldBack                its provider is paused; the task goes on after that
     └─ AttemptPreempted               an urgent task takes the slot; the task goes on after it
 
 What went wrong is the message; `why` and `fix` are sentences a caller can act on, and `code` names an
@@ -56,6 +64,14 @@ offline page (docs/reference/errors.md).
 from __future__ import annotations
 
 from sennit.errors.base import SennitError, SettingsError, UsageError
+from sennit.errors.limits import (
+    BudgetExceeded,
+    CircuitOpen,
+    LimitError,
+    PermitLost,
+    ProviderBusy,
+    ProviderNotFound,
+)
 from sennit.errors.process import BodyFailed, WorkerCrashed
 from sennit.errors.shared import ConcurrentModificationError, LockTimeout, StateTooLarge, WorkspaceTooLarge
 from sennit.errors.simulation import BrokenPromise, Deadlock, SeedFailed, SimulationError, StepLimit, UnhandledError
@@ -85,8 +101,9 @@ from sennit.errors.task import (
     TaskError,
     TaskFailed,
     TaskNotFound,
+    ThreadNotFound,
 )
-from sennit.errors.unwinding import AttemptCancelled, AttemptPreempted, AttemptSuspended, Interrupted
+from sennit.errors.unwinding import AttemptCancelled, AttemptHeldBack, AttemptPreempted, AttemptSuspended, Interrupted
 
 __all__ = [
     "AnswerInvalid",
@@ -97,19 +114,26 @@ __all__ = [
     "AskNotFound",
     "AskStale",
     "AttemptCancelled",
+    "AttemptHeldBack",
     "AttemptPreempted",
     "AttemptSuspended",
     "BodyFailed",
     "BrokenPromise",
+    "BudgetExceeded",
+    "CircuitOpen",
     "ConcurrentModificationError",
     "CyclicDependency",
     "Deadlock",
     "DuplicateKey",
     "Interrupted",
     "LeaseLost",
+    "LimitError",
     "LockTimeout",
     "PayloadError",
     "PayloadTooLarge",
+    "PermitLost",
+    "ProviderBusy",
+    "ProviderNotFound",
     "QueueFull",
     "ResultTimeout",
     "SchemaMismatch",
@@ -130,6 +154,7 @@ __all__ = [
     "TaskFailed",
     "TaskNotFound",
     "ThreadBusy",
+    "ThreadNotFound",
     "UnhandledError",
     "UnknownDependency",
     "UnknownHandler",

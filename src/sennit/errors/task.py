@@ -138,7 +138,7 @@ class AskDenied(AskError):
 
 
 class AskExpired(AskError, TimeoutError):
-    """Raised in the body by an ask, or a wait for an event, that nobody answered in time."""
+    """Raised in the body by an ask, or a wait for an event, that nobody answered in time; `ask_id` says which."""
 
     code = "S326"
 
@@ -148,6 +148,21 @@ class AskExpired(AskError, TimeoutError):
             ask_id=ask_id,
             fix='raise expires_s, give a default with on_expire="default", or catch AskExpired',
         )
+
+
+class ThreadNotFound(SennitError, LookupError):
+    """Nobody knows a thread of this id: no stored task names it, and it has neither state nor config."""
+
+    code = "S327"
+    exit_code = 3
+
+    def __init__(self, thread_id: str) -> None:
+        super().__init__(
+            f"there is no thread {thread_id!r}",
+            why="no stored task names it, and it has neither state nor config",
+            fix="see `sennit threads ls`, and check --db",
+        )
+        self.thread_id = thread_id
 
 
 class LeaseLost(SennitError):

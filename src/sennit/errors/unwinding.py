@@ -26,3 +26,11 @@ class AttemptSuspended(Interrupted):
 
 class AttemptPreempted(Interrupted):
     """The attempt makes room for an urgent task; the task goes on after it, from its finished steps."""
+
+
+class AttemptHeldBack(Interrupted):
+    """The attempt is given back because its provider takes no calls for a while; the task goes on when it does."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

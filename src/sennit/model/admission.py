@@ -48,10 +48,12 @@ class Bounds(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         threads_max: the most threads whose task is ready or running; 0 is no bound. Others wait, by their place in the order.
         state_versions: how many versions of a thread's state are kept.
+        provider_parallel: the ceiling of a provider that nobody has declared.
     """
 
     threads_max: int = 0
     state_versions: int = 20
+    provider_parallel: int = 10
 
 
 def retry_after_s(ends: int, span_us: int) -> float:

@@ -52,3 +52,8 @@ HANDICAP_BY_NUMBER_US: Final = tuple(HANDICAP_US[p] for p in sorted(Priority))
 def order_us(priority: int, *, now_us: int) -> int:
     """Return the place in the ready order of a task that becomes ready at `now_us`."""
     return now_us + HANDICAP_BY_NUMBER_US[priority]
+
+
+def ready_us(priority: int, *, order_us: int) -> int:
+    """Return since when a task is ready that has this place; one that was given back keeps the place it had before."""
+    return order_us - HANDICAP_BY_NUMBER_US[priority]

@@ -161,6 +161,37 @@ class Settings:
         0.25, unit="s", low=0.01, high=3600, reason="an async body that blocks the loop longer than this is named"
     )
 
+    load_control: bool = _knob(
+        False,
+        unit="",
+        reason="run less at once while cores, memory or the event loop are overloaded; off, since bodies that only wait "
+        "gain nothing by it, and load that comes from other programs would slow them down",
+    )
+    load_cpu_pressure_max: float = _knob(
+        0.8,
+        unit="share of time",
+        low=0.05,
+        high=1.0,
+        reason="in which something waited for a core: 0 with as many busy processes as cores, 0.5 with one more, near 1 "
+        "with two more; 1 is off",
+    )
+    load_memory_free_min: float = _knob(
+        0.1,
+        unit="share of memory",
+        low=0.0,
+        high=0.9,
+        reason="left under the tightest bound, machine or container; below half of it no task is started; 0 is off",
+    )
+
+    load_queue_age_s_max: float = _knob(
+        0.0,
+        unit="s",
+        low=0,
+        high=86_400 * 30,
+        reason="how long tasks may have waited for a slot before `app.load.should_throttle` asks those who hand in `low` "
+        "ones to wait; lowers nothing, since doing less would make the queue older still; 0 is off",
+    )
+
     def __post_init__(self) -> None:
         for knob in fields(self):
             _check(knob, getattr(self, knob.name))

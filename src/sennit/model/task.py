@@ -16,6 +16,7 @@ from sennit.errors import SubmitError
 from sennit.model.admission import Entry
 from sennit.model.lifecycle import State
 from sennit.model.order import Priority
+from sennit.model.provider import BudgetView, Permit
 from sennit.model.retry import CRASHES_MAX
 from sennit.model.thread import AskSpec, StateWrite
 
@@ -58,6 +59,7 @@ class TaskSpec(msgspec.Struct, kw_only=True, gc=False):
         options: JSON of per-call overrides that the worker reads (`TaskOptions`), or None.
         child_key: set when a running attempt submits: the same attempt, run again, finds its child by it.
         entry: under which conditions it may enter; None is always.
+        provider: `name` or `name/model` of the provider its calls go to; "" is none. It is claimed with a permit.
     """
 
     ref: Ref
@@ -78,6 +80,7 @@ class TaskSpec(msgspec.Struct, kw_only=True, gc=False):
     parent_id: int | None = None
     child_key: str | None = None
     entry: Entry | None = None
+    provider: str = ""
 
 
 class TaskOptions(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -94,9 +97,12 @@ class Claimed(msgspec.Struct, kw_only=True):
     Attributes:
         failures, crashes: of earlier attempts; counted apart.
         priority: a `Priority`, as its number.
+        ready_us: store clock, when it became ready as far as its place in the order tells; None is unknown.
         parents: results of the parents in order, JSON; None for a parent that did not succeed.
         steps: finished steps of earlier attempts, by key.
         deadline_us: store clock, the total deadline, or None.
+        permit: for its first call, when it has a provider and budget for it.
+        spent: the budget that leaves nothing for it; such a task is claimed without a permit, only to be told.
     """
 
     id: int
@@ -108,11 +114,14 @@ class Claimed(msgspec.Struct, kw_only=True):
     failures: int = 0
     crashes: int = 0
     priority: int = Priority.NORMAL
+    ready_us: int | None = None
     thread_id: str | None = None
     options: bytes | None = None
     parents: tuple[bytes | None, ...] = ()
     steps: dict[str, bytes] = {}
     deadline_us: int | None = None
+    permit: Permit | None = None
+    spent: BudgetView | None = None
 
     @property
     def claim(self) -> Claim:
@@ -244,6 +253,7 @@ class TaskView(msgspec.Struct, kw_only=True, frozen=True):
     waiting_for: int = 0
     worker_id: int | None = None
     reason: str = ""
+    provider: str = ""
     result: bytes | None = None
     error: ErrorInfo | None = None
     payload: bytes = b""

@@ -139,6 +139,11 @@ class AskSpec(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     assignee: str = ""
     escalate_to: str = ""
 
+    @property
+    def title(self) -> str:
+        """What it is about, for people: the question, or the event that is waited for."""
+        return f"event {self.name!r} {self.event_key}".rstrip() if self.kind == "event" else self.question
+
 
 class Answer(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """What became of an ask, as its body finds it: kept with the finished steps of the task, under the ask's key.
