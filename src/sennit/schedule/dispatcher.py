@@ -92,7 +92,7 @@ class Dispatcher:
     def serve(self, queue: str, slots: int) -> None:
         """Take tasks of one more queue. Harmless when it is served."""
         if self._open and self._slots.add(queue, slots) and self._orders:
-            self._store.want(queue, slots)
+            self._store.want(queue, self._slots.allowed(queue))
 
     async def close_intake(self) -> None:
         """Stop claiming; what was claimed goes on."""
@@ -116,6 +116,18 @@ class Dispatcher:
             self._cancel_order()
         elif not is_held_back:
             self._order_all()
+
+    def scale(self, multiplier: float) -> None:
+        """Use this part of the slots from now on; what runs beyond it goes on, and is not replaced when it ends."""
+        if self._slots.scale(multiplier) and self._orders:
+            self._cancelling = True
+            self._freed.clear()
+            self._cancel_order()
+
+    def shed(self) -> None:
+        """Ask one body of each queue that runs more than it may to make room at its next step, if one can."""
+        for queue in self._slots.beyond():
+            self._runner.preempt(queue)
 
     def _cancel_order(self) -> None:
         def cancelled(ack: Ack[None]) -> None:
@@ -169,7 +181,11 @@ class Dispatcher:
 
     def on_pressed(self, queue: str) -> None:
         """An urgent task finds no slot: have one made free."""
-        if self._orders and self._runner.preempt(queue):  # without orders a free slot would not go to it
+        if not self._orders:  # a free slot would not go to it
+            return
+        if self._slots.extend(queue):
+            self._store.want(queue, 1)
+        elif self._runner.preempt(queue):
             self._pressed.add(queue)
 
     def on_death(self, worker_id: int) -> None:

@@ -6,7 +6,7 @@
                     lent ────┘
 
 Taking back does not wait for a free slot: for a moment more bodies than slots may run, and the next ends are not
-replaced until the count is right again.
+replaced until the count is right again. The same holds when there are fewer slots of a sudden (`scale`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,21 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sennit.limit.shedding import scaled
+
 
 @dataclass(frozen=True, slots=True)
 class SlotStatistics:
-    """A snapshot of one queue: `slots` in all, `held` by running bodies, `lent` by bodies that wait, `owed` to regain."""
+    """A snapshot of one queue: `slots` in all, `held` by running bodies, `lent` by bodies that wait, `owed` to regain.
+
+    `allowed` is how many of the slots may be in use under load.
+    """
 
     slots: int
     held: int
     lent: int
     owed: int
+    allowed: int
 
 
 class Slots:
@@ -34,10 +40,32 @@ class Slots:
         self._held: Counter[str] = Counter()
         self._lent: Counter[str] = Counter()
         self._owed: Counter[str] = Counter()
+        self._multiplier = 1.0
 
     def all_free(self) -> dict[str, int]:
         """Return queue → slots: the first standing order."""
-        return dict(self._sizes)
+        return {queue: self.allowed(queue) for queue in self._sizes}
+
+    def allowed(self, queue: str) -> int:
+        """Return how many slots of `queue` may be in use: all, or under load a part of them, but one at least."""
+        return scaled(self._sizes[queue], self._multiplier)
+
+    def scale(self, multiplier: float) -> bool:
+        """Allow this part of all slots. True if the order must be cancelled, and made anew by `unordered`."""
+        before = self.all_free()
+        self._multiplier = multiplier
+        return before != self.all_free()
+
+    def extend(self, queue: str) -> bool:
+        """An urgent task finds no slot: allow one more, once, if it is load that has taken it away."""
+        if queue not in self._sizes or self.allowed(queue) + self._owed[queue] >= self._sizes[queue]:
+            return False
+        self._owed[queue] += 1
+        return True
+
+    def beyond(self) -> list[str]:
+        """Return the queues of which more bodies run than are allowed."""
+        return [queue for queue in self._sizes if self._held[queue] - self._lent[queue] > self.allowed(queue)]
 
     def add(self, queue: str, slots: int) -> bool:
         """Add a queue; False if it is known."""
@@ -72,7 +100,7 @@ class Slots:
 
     def unordered(self) -> dict[str, int]:
         """Nothing is on order any more: return queue → how much to order now, and settle what is owed."""
-        free = {queue: n - self._held[queue] + self._lent[queue] for queue, n in self._sizes.items()}
+        free = {queue: n - self._held[queue] + self._lent[queue] for queue, n in self.all_free().items()}
         self._owed = Counter({queue: -n for queue, n in free.items() if n < 0})
         return {queue: n for queue, n in free.items() if n > 0}
 
@@ -88,6 +116,12 @@ class Slots:
     def statistics(self) -> dict[str, SlotStatistics]:
         """Return a snapshot per queue."""
         return {
-            queue: SlotStatistics(slots=n, held=self._held[queue], lent=self._lent[queue], owed=self._owed[queue])
+            queue: SlotStatistics(
+                slots=n,
+                held=self._held[queue],
+                lent=self._lent[queue],
+                owed=self._owed[queue],
+                allowed=self.allowed(queue),
+            )
             for queue, n in self._sizes.items()
         }
