@@ -118,10 +118,12 @@ def shown(view: TaskView) -> tuple[Any, ...]:
     error = why(view.error)
     running = (view.worker_id, view.started_us) if view.state is State.RUNNING else None
     reason = view.reason if view.state in (State.SCHEDULED, State.SUSPENDED, State.WAITING) else None
+    held_back = view.state is State.READY and bool(view.reason)  # behind a call that waits, what for is free
     counts = (view.attempt, view.failures, view.crashes, view.waiting_for)
     return (
         *(view.id, view.state, view.handler, view.queue, view.priority, view.key, view.thread_id, view.parent_id),
-        *(view.created_us, view.due_us, view.done_us, error, running, reason, counts),
+        *(view.created_us, view.due_us, view.done_us, error, running, reason, held_back, counts),
+        view.provider,
     )
 
 
@@ -324,8 +326,9 @@ class StoresMachine(RuleBasedStateMachine):
 
     @rule(process=st.integers(0, 1))
     def die_and_start_again(self, process: int) -> None:
-        self.both(process, lambda store: store.leave())
+        # In this order: the calls of one that leaves and lives go on.
         self.both(1 - process, lambda store: store.rescue(self.workers[process]))
+        self.both(process, lambda store: store.leave())
         self.join_one(process)
 
     @rule(process=st.integers(0, 1), age_us=seconds, limit=st.integers(1, 3))

@@ -73,7 +73,7 @@ def test_what_runs_at_once_is_handed_over_and_stored_as_what_was_ready_before(ri
                 ),
             ]
         )
-        return msgspec.structs.replace(task, id=0, created_us=0), view, got(rows)
+        return msgspec.structs.replace(task, id=0, created_us=0, ready_us=0), view, got(rows)
 
     (_, _, (wide, running)), (_, _, (straight_wide, straight_running)) = alike(ready_before), alike(straight)
     assert alike(straight)[:2] == alike(ready_before)[:2]

@@ -7,38 +7,88 @@ rolled back; the rows are looked at again by the next one.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
+from sennit.store.effects import Effects
+from sennit.store.membership import Membership
 from sennit.store.moves import ask, entry
 from sennit.sync.ack import Ack, resolve_all
 
+T = TypeVar("T")
+
+Operation = Callable[[sqlite3.Connection, Effects], None]
+Put = Callable[[Operation], Ack[None]]
+
+
+def begin_to_wait(
+    put: Put, members: Membership, ack: Ack[T], begin: Operation, *, drop: Callable[[], object] = lambda: None
+) -> Ack[T]:
+    """Begin to wait for something other processes may bring about; `drop` is called when that fails."""
+
+    def operation(connection: sqlite3.Connection, effects: Effects) -> None:
+        members.be_known(connection, effects)
+        begin(connection, effects)
+
+    def begun(first: Ack[None]) -> None:
+        try:
+            first.wait()
+        except Exception as error:  # noqa: BLE001 - handed on to the waiter
+            drop()
+            ack.reject(error)
+
+    put(operation).add_done_callback(begun)
+    return ack
+
 
 class Callers:
-    """Acks of those who wait, and what was found for them."""
+    """Acks of those who wait, and what was found for them.
 
-    def __init__(self) -> None:
+    Args:
+        put: queues an operation.
+        members: this process as the others see it; whoever waits must be one that they can ring.
+    """
+
+    def __init__(self, put: Put, members: Membership) -> None:
+        self._put = put
+        self._members = members
         self._inbox: list[tuple[int, Ack[int]]] = []
         self._rooms: dict[str, list[tuple[int, Ack[None]]]] = {}
         self._revision: int | None = None
         self._roomy: list[tuple[str, int, Ack[None]]] = []
 
-    def wait_inbox(self, connection: sqlite3.Connection, seen: int, ack: Ack[int]) -> None:
-        """Wait until the inbox's revision is greater than `seen`."""
-        self._inbox.append((seen, ack))
-        self.look_inbox(connection)
+    @property
+    def is_waiting(self) -> bool:
+        """True while somebody waits."""
+        return bool(self._inbox or self._rooms)
 
-    def wait_room(self, connection: sqlite3.Connection, worker_id: int, queue: str, most: int, ack: Ack[None]) -> None:
-        """Wait until fewer than `most` tasks of a queue wait; whoever claims there is to ring this process."""
-        self._rooms.setdefault(queue, []).append((most, ack))
-        connection.execute(entry.BLOCK, (worker_id, queue))
-        self.look_rooms(connection, worker_id, [queue])
+    def wait_inbox(self, seen: int) -> Ack[int]:
+        """Resolve when the inbox's revision is greater than `seen`."""
+        ack: Ack[int] = Ack()
+
+        def begin(connection: sqlite3.Connection, _: Effects) -> None:
+            self._inbox.append((seen, ack))
+            self.look_inbox(connection)
+
+        return begin_to_wait(self._put, self._members, ack, begin)
+
+    def wait_room(self, queue: str, most: int) -> Ack[None]:
+        """Resolve when fewer than `most` tasks of a queue wait; whoever claims there is to ring this process."""
+        ack: Ack[None] = Ack()
+
+        def begin(connection: sqlite3.Connection, _: Effects) -> None:
+            self._rooms.setdefault(queue, []).append((most, ack))
+            connection.execute(entry.BLOCK, (self._members.id, queue))
+            self.look_rooms(connection, [queue])
+
+        return begin_to_wait(self._put, self._members, ack, begin)
 
     def look_inbox(self, connection: sqlite3.Connection) -> None:
         """See how far the inbox is."""
         if self._inbox:
             self._revision = ask.revision(connection)
 
-    def look_rooms(self, connection: sqlite3.Connection, worker_id: int, queues: Iterable[str] | None) -> None:
+    def look_rooms(self, connection: sqlite3.Connection, queues: Iterable[str] | None = None) -> None:
         """See whether there is room in `queues`; None is all that somebody waits for."""
         for queue in list(self._rooms) if queues is None else queues:
             waiting = self._rooms.get(queue, [])
@@ -48,7 +98,7 @@ class Callers:
             roomy = [(queue, most, ack) for most, ack in waiting if n < most]
             self._roomy += roomy
             if len(roomy) == len(waiting):
-                connection.execute(entry.UNBLOCK, (worker_id, queue))
+                connection.execute(entry.UNBLOCK, (self._members.id, queue))
 
     def after_commit(self) -> None:
         """Tell what was found."""

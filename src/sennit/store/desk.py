@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from sennit.errors import LeaseLost, UsageError
 from sennit.model.task import Claim, Claimed, Ending, Outcome, TaskSpec, WorkerInfo
 from sennit.store.callers import Callers
+from sennit.store.caretaker import Caretaker
 from sennit.store.connect import closed
 from sennit.store.effects import Effects
 from sennit.store.membership import Membership
@@ -26,6 +27,7 @@ from sennit.store.moves import entry, straight, time, turn
 from sennit.store.moves import finish as finishes
 from sennit.store.moves.submit import submit
 from sennit.store.order import Order
+from sennit.store.permits import Permits
 from sennit.store.protocol import Listener
 from sennit.store.wakeup import Hint, ring
 from sennit.store.watches import Watches
@@ -50,7 +52,9 @@ class Desk:
         self.refused = 0  # for the ledger: an operation that raises takes its effects with it
         self.members = Membership(store.path, on_rung=self._rung, missed=lambda: self._missed)
         self._watches = Watches(store.put, self.members.be_known)
-        self._callers = Callers()
+        self.callers = Callers(store.put, self.members)
+        self.permits = Permits(store.put, self.members)
+        self.caretaker = Caretaker(store, self.members)
         self._look_all = False
         self._look_urgent = False  # others said so; told here after the order was served, and not passed on
         self._missed = False  # a transaction failed: the next one looks at everything
@@ -80,6 +84,9 @@ class Desk:
         if any(e.room for e in effects):
             effects.append(admitted := self.effects())
             turn.admit(connection, admitted)
+        if calls := [e.calls for e in effects if e.calls is not None]:
+            effects.append(served := self.effects())
+            self.permits.serve(connection, served, calls)
         ready: set[str] = set().union(*(e.ready for e in effects))
         effects.append(self._serve(connection, ready))
         counts = Counter(refused=self.refused)
@@ -90,6 +97,8 @@ class Desk:
         self._watches.settle_riding(connection, now_us=effects[-1].now_us)
         self._watches.settle(connection, (i for e in effects for i in e.ended))
         hints |= self._hints(effects, ready) | self._look_for_callers(connection, effects)
+        if calls or self.permits.is_used:
+            self._keep_permits(connection, effects)
         if hints:
             others = self.members.bells(connection)
             if others:
@@ -106,15 +115,23 @@ class Desk:
         self._look_all = False
         leased = True
         for queue, n in self._taken.items():
-            taken = claims.claim(connection, effects, worker_id=self.members.id, queue=queue, n=n)
+            taken = claims.claim(
+                connection, effects, worker_id=self.members.id, queue=queue, n=n, pools=self.permits.pools
+            )
             self._claimed += taken.tasks
             self._left[queue] = n - len(taken.tasks)
             leased = leased and taken.leased
-        if self._taken and not self._claimed:  # it goes on waiting, and must be one that others ring
-            leased = time.registered(connection, self.members.id)
-        if self._claimed or not leased:
+        if self._claimed or not leased:  # also while it goes on waiting: it must be one that others ring
             self.members.has_claimed(connection, effects, leased=leased)
         return effects
+
+    def _keep_permits(self, connection: sqlite3.Connection, effects: list[Effects]) -> None:
+        """Write what was changed of providers; see whose calls were decided about."""
+        self.permits.flush(effects[-1])
+        others = self.permits.keep(e.calls for e in effects if e.calls is not None)
+        if others:
+            bells = time.peers(connection, self.members.id)
+            self._rings.append((Hint.ROOM, [bell for worker_id, bell in bells.items() if worker_id in others]))
 
     def _hints(self, effects: list[Effects], ready: set[str]) -> int:
         """Return what others must look at, beside the word that was left for them."""
@@ -124,8 +141,8 @@ class Desk:
         for effect in effects:
             if effect.ended:
                 hints |= Hint.DONE
-            if effect.renewed or (self.members.worker is None and effect.due_us is not None):
-                hints |= Hint.TIMER  # a client may be gone before the time comes
+            if effect.renewed or (effect.due_us is not None and not self.members.is_worker):
+                hints |= Hint.TIMER  # a client fires nothing, and may be gone before the time comes
             if effect.joined:
                 hints |= Hint.PEER | Hint.TIMER  # its lease is something that may become due
         return hints
@@ -135,10 +152,10 @@ class Desk:
         hints = 0
         if any(e.inbox for e in effects):
             hints |= Hint.INBOX
-            self._callers.look_inbox(connection)
+            self.callers.look_inbox(connection)
         if any(e.claimed or e.ended for e in effects) and connection.execute(entry.ANY_BLOCKED).fetchone()[0]:
             hints |= Hint.ROOM
-            self._callers.look_rooms(connection, self.members.id, None)
+            self.callers.look_rooms(connection)
         if any(e.urgent for e in effects) and self._press(connection, set[str]().union(*(e.urgent for e in effects))):
             hints |= Hint.PRESSED
         if self._look_urgent:
@@ -148,7 +165,8 @@ class Desk:
 
     def _press(self, connection: sqlite3.Connection, queues: set[str]) -> bool:
         """True when an urgent task is left in one of `queues`; our own listener is told if we have no slot for it."""
-        pressed = [q for q in queues if entry.is_pressed(connection, q)]
+        pools = partial(self.permits.pools, connection, self.effects())
+        pressed = [q for q in queues if entry.is_pressed(connection, q, pools)]
         if self.members.is_worker:
             used_up = [q for q in pressed if not self._left.get(q, 0) and self.order.used_up(q)]
             self._pressed += [q for q in used_up if q not in self._pressed]
@@ -178,19 +196,30 @@ class Desk:
         self._missed = False
         self.order.put_back({q: n for q, n in self._left.items() if n})
         settled += self._watches.after_commit()
-        self._callers.after_commit()
+        if self.permits.has_news:
+            settled += self.permits.after_commit()
+            if self.permits.is_refused and not self.members.is_worker:
+                self.caretaker.glance()
+        self.callers.after_commit()
         claimed, stopped, pressed, rings = self._forget()
-        met = self.members.after_commit()
+        met, is_back = self.members.after_commit()
+        if is_back:
+            self._store.put(partial(self._heard, hints=_EVERYTHING))
+        dues = [e.due_us for e in effects if e.due_us is not None]
+        due_us = min(dues) if dues else None
+        if self.permits.is_waiting or self.permits.has_loose or self.caretaker.is_awake:
+            is_worker = self.members.is_worker
+            self.caretaker.beat(holds=self.permits.has_loose and is_worker)
+            self.caretaker.care(waits=self.permits.is_waiting and not is_worker, due_us=due_us, met=met)
         if claimed:
             self._watches.come([task.id for task in claimed])
         lost = [claim.task_id for claim in stopped]
         lost += [error.task_id for _, _, error in settled if isinstance(error, LeaseLost)]
         if lost and self._watches.go(lost):
             self._rung(0)
-        due = [e.due_us for e in effects if e.due_us is not None]
         calls: list[LoopCall] = []
-        if self.members.loop is not None and (claimed or stopped or due or met or pressed):
-            tell = partial(self._tell, claimed, stopped, min(due, default=None), met, pressed)
+        if self.members.loop is not None and (claimed or stopped or due_us is not None or met or pressed):
+            tell = partial(self._tell, claimed, stopped, due_us, met, pressed)
             calls.append((self.members.loop, tell))
         if rings:
             # Acknowledged is also rung: whoever gets an ack may end the process. What is ours need not wait for that.
@@ -207,7 +236,8 @@ class Desk:
         self.order.put_back(self._taken)
         self.order.put_back(self._straight)
         self._watches.after_rollback()
-        self._callers.after_rollback()
+        self.callers.after_rollback()
+        self.permits.after_rollback()
         self._forget()
 
     def _forget(self) -> tuple[list[Claimed], list[Claim], list[str], list[tuple[int, list[str]]]]:
@@ -235,7 +265,7 @@ class Desk:
         if due_us is not None:
             listener.on_due(due_us)
         if met:
-            self.members.peers.watch(met, listener, loop)
+            self.members.peers.watch(met, listener.on_death, loop)
         for queue in pressed:
             listener.on_pressed(queue)
 
@@ -261,8 +291,8 @@ class Desk:
             raise UsageError("a standing order needs a worker", fix="call join() first")
         self.order.add(wants)
 
-    def leave(self) -> Ack[None]:
-        """Unregister."""
+    def leave(self, *, for_good: bool = False) -> Ack[None]:
+        """Unregister; as a client it stays while somebody here calls or waits, unless that is over too."""
         self.members.joined = False
         self.order.clear()
 
@@ -270,14 +300,19 @@ class Desk:
             self.order.clear()  # of what a transaction put back meanwhile
             self._watches.keep(())
             self.members.leave(connection, effects)
+            waits = self._watches.is_waiting or self.callers.is_waiting or self.permits.has_rows(connection)
+            if waits and not for_good:
+                self.members.be_known(connection, effects)
 
         return self._store.put(operation)
 
     def end(self) -> None:
         """After the last transaction: give up what others know us by, fail the watches that wait."""
+        self.caretaker.end()
         self.members.end()
         self._watches.fail(closed(self._store.path))
-        self._callers.fail(closed(self._store.path))
+        self.callers.fail(closed(self._store.path))
+        self.permits.fail(closed(self._store.path))
 
     # ------------------------------------------------------------ what this process holds
 
@@ -342,9 +377,10 @@ class Desk:
         if hints & Hint.PEER:
             self.members.meet(connection)
         if hints & Hint.INBOX:
-            self._callers.look_inbox(connection)
+            self.callers.look_inbox(connection)
         if hints & Hint.ROOM:
-            self._callers.look_rooms(connection, self.members.id, None)
+            self.callers.look_rooms(connection)
+            self.permits.look(connection)
         if hints & Hint.PRESSED:
             self._look_urgent = True
 
@@ -368,37 +404,16 @@ class Desk:
         effects.ended += stored.ended
         if stored.due_us is not None:
             effects.due(stored.due_us)
+        if stored.calls is not None:
+            effects.for_calls().touched |= stored.calls.touched
+            others = [refused for refused in stored.calls.refused if refused[0] not in self.members.ids]
+            effects.for_calls().refused += others  # to be rung: they look for themselves
+            self.permits.look(connection)
         if stored.stops:
             self._tell_stops(connection)
             effects.stops = {worker_id: [] for worker_id in stored.stops}  # nothing to add, only somebody to ring
 
     # ------------------------------------------------------------ waiting
-
-    def wait_inbox(self, seen: int) -> Ack[int]:
-        """Resolve when the inbox's revision is greater than `seen`."""
-        ack: Ack[int] = Ack()
-        return self._wait(ack, lambda c: self._callers.wait_inbox(c, seen, ack))
-
-    def wait_room(self, queue: str, queue_max: int) -> Ack[None]:
-        """Resolve when there is room in a queue."""
-        ack: Ack[None] = Ack()
-        return self._wait(ack, lambda c: self._callers.wait_room(c, self.members.id, queue, queue_max, ack))
-
-    def _wait(self, ack: Ack[T], begin: Callable[[sqlite3.Connection], None]) -> Ack[T]:
-        """Begin to wait for something other processes may bring about."""
-
-        def operation(connection: sqlite3.Connection, effects: Effects) -> None:
-            self.members.be_known(connection, effects)
-            begin(connection)
-
-        def begun(first: Ack[None]) -> None:
-            try:
-                first.wait()
-            except Exception as error:  # noqa: BLE001 - handed on to the waiter
-                ack.reject(error)
-
-        self._store.put(operation).add_done_callback(begun)
-        return ack
 
     def watch(self, task_id: int) -> Ack[Outcome]:
         """Resolve when the task has ended."""

@@ -4,9 +4,39 @@ from __future__ import annotations
 
 from collections import Counter
 
+from sennit.errors import LimitError
 from sennit.model.admission import Bounds
 from sennit.model.order import Priority
+from sennit.model.provider import Permit
 from sennit.model.task import Claim
+
+
+class Calls:
+    """What an operation means for calls to providers. Served once per transaction, before it is committed.
+
+    Attributes:
+        asked: permits that are wanted: id → whether it is waited for.
+        touched: providers that may have room now.
+        spent: a budget is, or may be.
+        granted: to which process.  refused: of which process, and why.
+    """
+
+    __slots__ = ("asked", "granted", "refused", "spent", "touched")
+
+    def __init__(self) -> None:
+        self.asked: dict[int, bool] = {}
+        self.touched: set[str] = set()
+        self.spent = False
+        self.granted: list[tuple[int, Permit]] = []
+        self.refused: list[tuple[int, int, LimitError]] = []
+
+    def add(self, other: Calls) -> None:
+        """Take over what a part of the operation means."""
+        self.asked |= other.asked
+        self.touched |= other.touched
+        self.spent |= other.spent
+        self.granted += other.granted
+        self.refused += other.refused
 
 
 class Effects:
@@ -23,10 +53,12 @@ class Effects:
         joined, renewed: a process joined; a lease was renewed after an idle time.
         room: a thread has become active or idle, and who gets the room must be decided.
         inbox: a question was asked, changed or closed.  claimed: tasks were claimed.
+        calls: what it means for calls to providers; None, the usual case, is nothing.
     """
 
     __slots__ = (
         "bounds",
+        "calls",
         "claimed",
         "counts",
         "due_us",
@@ -55,6 +87,13 @@ class Effects:
         self.inbox = False
         self.room = False
         self.claimed = False
+        self.calls: Calls | None = None
+
+    def for_calls(self) -> Calls:
+        """Return what it means for calls, to add to it."""
+        if self.calls is None:
+            self.calls = Calls()
+        return self.calls
 
     def became_ready(self, queue: str, priority: int) -> None:
         """Note that a task of `queue` became ready."""
@@ -81,3 +120,5 @@ class Effects:
         self.renewed |= other.renewed
         self.inbox |= other.inbox
         self.room |= other.room
+        if other.calls is not None:
+            self.for_calls().add(other.calls)

@@ -24,7 +24,7 @@ from sennit.model.task import Claim, WorkerInfo
 from sennit.store.effects import Effects
 from sennit.store.ids import reserve
 from sennit.store.liveness import LifeLock
-from sennit.store.moves import look, time
+from sennit.store.moves import look, over, time
 from sennit.store.peers import Peers
 from sennit.store.protocol import Listener
 from sennit.store.wakeup import Bell, ring
@@ -45,21 +45,24 @@ class Membership:
     Attributes:
         joined: a worker has joined, or is about to.
         worker: the row that others see, None before and after.
+        lease_us: how long its lease lasts; 0 for a client.
         listener, loop: whom to tell, and where; None unless a worker has joined.
     """
 
     def __init__(self, path: Path, *, on_rung: Callable[[int], None], missed: Callable[[], bool]) -> None:
-        self._folder = path.with_name(path.name + "-live")
+        self.folder = path.with_name(path.name + "-live")
         self._on_rung = on_rung
         self._missed = missed
         self.joined = False
         self.worker: WorkerInfo | None = None
         self.listener: Listener | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.ids: set[int] = set()  # all that it ever registered with: what it holds may have been given to any
         self._client_id = 0
-        self.peers = Peers(self._folder)
+        self.peers = Peers(self.folder)
         self._registering = False
-        self._lease_us = 0
+        self._is_back = False
+        self.lease_us = 0
         self._lease_until_us = 0
         self._life: LifeLock | None = None
         self._bell: Bell | None = None
@@ -105,7 +108,7 @@ class Membership:
     def be_known(self, connection: sqlite3.Connection, effects: Effects) -> None:
         """Have a row, as a client if no worker has joined: who waits for results needs a bell that workers can ring."""
         if self.worker is not None:
-            self.register_again(connection, effects, self.worker.id, self._lease_us)
+            self.register_again(connection, effects, self.worker.id, self.lease_us)
             return
         self._client_id = self._client_id or reserve(connection, 1)[0]
         client = WorkerInfo(
@@ -116,15 +119,19 @@ class Membership:
     def _register(self, connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo, lease_us: int) -> None:
         """Take the life lock, open the bell, write the row. A client that becomes a worker gives up its first row."""
         if self.worker is not None:
+            over.move(connection, old_id=self.worker.id, new_id=worker.id)
             time.leave(connection, effects, self.worker.id)
         elif self._life is not None:
             self._life.release()  # of a registration that is over, or was rolled back
             self._life = None
-        self._folder.mkdir(exist_ok=True)
-        life = LifeLock.hold(self._folder, str(worker.id))
+            for old_id in self.ids - {worker.id}:  # calls of this process go on; its attempts do not
+                over.move(connection, old_id=old_id, new_id=worker.id)
+                time.leave(connection, effects, old_id)
+        self.folder.mkdir(exist_ok=True)
+        life = LifeLock.hold(self.folder, str(worker.id))
         try:
             if self._bell is None:
-                self._bell = Bell.open(self._folder, str(worker.id))
+                self._bell = Bell.open(self.folder, str(worker.id))
                 threading.Thread(target=self._listen, args=(self._bell,), name="sennit-ear", daemon=True).start()
             worker = msgspec.structs.replace(worker, bell=self._bell.address, started_us=effects.now_us)
             time.join(connection, effects, worker, lease_us)
@@ -134,7 +141,8 @@ class Membership:
         if self._life is not None:
             self._life.release()
         self._life, self.worker, self._registering = life, worker, True
-        self._lease_us = lease_us
+        self.ids.add(worker.id)
+        self.lease_us = lease_us
         self._lease_until_us = effects.now_us + lease_us
 
     def leave(self, connection: sqlite3.Connection, effects: Effects) -> None:
@@ -145,18 +153,19 @@ class Membership:
             call_in(self.loop, self.peers.close)
         self.worker = self.listener = self.loop = None
 
-    def after_commit(self) -> list[WorkerInfo]:
-        """Return whom this transaction has met."""
+    def after_commit(self) -> tuple[list[WorkerInfo], bool]:
+        """Return whom this transaction has met, and whether we were taken for dead: then nobody has rung us for a while."""
         met, self._met = self._met, []
+        is_back, self._is_back = self._is_back, False
         self._registering = False
-        return met
+        return met, is_back
 
     def after_rollback(self) -> None:
         """Forget what this transaction has registered and whom it has met."""
         if self._registering:
             self.worker = self.listener = self.loop = None
             self.joined = False
-        self._registering = False
+        self._registering = self._is_back = False
         self._met = []
         if self._bell is not None:
             ring([self._bell.address], 0)  # the ear looks again soon, if nobody else writes before
@@ -180,10 +189,10 @@ class Membership:
         if worker is None:
             return
         if not leased:
-            self._join_again(connection, effects, worker, self._lease_us)
-        elif effects.now_us > self._lease_until_us - self._lease_us // 2:
-            time.heartbeat(connection, effects, worker.id, self._lease_us)
-            self._lease_until_us = effects.now_us + self._lease_us
+            self._join_again(connection, effects, worker, self.lease_us)
+        elif effects.now_us > self._lease_until_us - self.lease_us // 2:
+            time.heartbeat(connection, effects, worker.id, self.lease_us)
+            self._lease_until_us = effects.now_us + self.lease_us
             effects.renewed = True
 
     def register_again(self, connection: sqlite3.Connection, effects: Effects, worker_id: int, lease_us: int) -> None:
@@ -195,7 +204,7 @@ class Membership:
     def _join_again(self, connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo, lease_us: int) -> None:
         time.join(connection, effects, worker, lease_us)
         self._lease_until_us = effects.now_us + lease_us
-        effects.renewed = True
+        effects.renewed = self._is_back = True
 
     def heartbeat(self, connection: sqlite3.Connection, effects: Effects, worker_id: int, lease_us: int) -> list[Claim]:
         """Renew a lease, also of another; return what is held under it."""

@@ -36,18 +36,22 @@ from sennit.model.task import (
     WorkerInfo,
 )
 from sennit.store import memory_look as look
+from sennit.store.memory_calls import ProviderFace
 from sennit.store.memory_prune import prune
 from sennit.store.memory_seats import Database, Worker
 from sennit.store.memory_submit import Plan
-from sennit.store.memory_threads import UNBOUNDED, ThreadFace
+from sennit.store.memory_threads import UNBOUNDED
 from sennit.store.memory_verify import verify
 from sennit.store.protocol import Listener
 from sennit.sync.ack import Ack
 from sennit.sync.clock import NowUs, steady_clock, uptime_us, wall_us
 
 
-class MemoryStore(ThreadFace):
-    """One process's connection to a store in memory; `connect` makes further ones on the same data."""
+class MemoryStore(ProviderFace):
+    """One process's connection to a store in memory; `connect` makes further ones on the same data.
+
+    For tests. Time passes in it only for who fires: without a worker nobody does, and what waits for a time waits on.
+    """
 
     url = "memory://"
 
@@ -123,7 +127,7 @@ class MemoryStore(ThreadFace):
     def look(self) -> None:
         """Serve what can be served, which nothing here is ever left of; say again that urgent tasks wait for a slot."""
         with self._transaction():
-            self._rows.pressed.update(self._rows.ready)
+            self._rows.pressed.update(self._rows.ready.queues)
 
     # ------------------------------------------------------------ ending
 

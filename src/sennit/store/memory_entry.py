@@ -114,9 +114,8 @@ class Admission:
 
     def _last_below(self, spec: TaskSpec, n: int) -> list[Row]:
         """Return the last `n` in the order that are ready, have never started and have a lower priority than `spec`."""
-        ready = {task_id for _, task_id in self._rows.ready.get(spec.queue, ())} - self._gone
-        rows = (self._rows.tasks[i] for i in ready if i in self._rows.tasks)
-        lower = [r for r in rows if r.state is State.READY and not r.attempt and r.spec.priority > spec.priority]
+        rows = (row for row in self._rows.ready.rows(spec.queue) if row.id not in self._gone)
+        lower = [row for row in rows if not row.attempt and row.spec.priority > spec.priority]
         return nlargest(n, lower, key=lambda row: (row.order_us, row.id))
 
     def _will_wait(self, spec: TaskSpec) -> bool:

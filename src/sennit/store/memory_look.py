@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
+
+from sennit.limit import governor
 from sennit.model.lifecycle import State
 from sennit.model.order import Priority
+from sennit.model.provider import ProviderView, split_name
 from sennit.model.task import Ledger, Outcome, TaskView
-from sennit.model.thread import AskState, AskView, ThreadView
+from sennit.model.thread import AskKind, AskState, AskView, ThreadView
 from sennit.store.memory_asks import Ask
 from sennit.store.memory_rows import Row, Rows
 
@@ -40,6 +44,7 @@ def view(rows: Rows, row: Row, *, full: bool) -> TaskView:
         waiting_for=row.need if row.state is State.WAITING else 0,
         worker_id=row.worker_id,
         reason=_reason(rows, row),
+        provider=spec.provider,
         result=row.result if full else None,
         error=row.error,
         payload=spec.payload if full else b"",
@@ -47,6 +52,8 @@ def view(rows: Rows, row: Row, *, full: bool) -> TaskView:
 
 
 def _reason(rows: Rows, row: Row) -> str:
+    if row.state is State.READY:
+        return rows.providers.reason(row)
     if row.state is not State.WAITING:
         return row.reason
     if row.gated:
@@ -87,12 +94,43 @@ def ledger(rows: Rows) -> Ledger:
 def position(rows: Rows, row: Row) -> int | None:
     """Return how many tasks are claimed before one that is ready, or waits for its turn; None for another one."""
     if row.state is State.READY:
-        mine = (row.order_us, row.id)
-        ready = (rows.tasks[i] for _, i in rows.ready[row.spec.queue] if i in rows.tasks)
-        return len({r.id for r in ready if r.state is State.READY and (r.order_us, r.id) < mine})
+        return rows.ready.rows(row.spec.queue).index(row)
     if row.state is not State.WAITING or row.spec.thread_id is None or rows.turns.holds(row):
         return None
     return rows.turns.line(row.spec.thread_id).index(row)
+
+
+# ---------------------------------------------------------------- providers
+
+
+def ready_for(rows: Rows, provider: str) -> int:
+    """Return how many ready tasks ask for a provider, whichever model."""
+    return sum(
+        split_name(row.spec.provider)[0] == provider for queue in rows.ready.queues for row in rows.ready.rows(queue)
+    )
+
+
+def provider(rows: Rows, name: str) -> ProviderView:
+    """Return one provider as others see it.
+
+    Raises:
+        ProviderNotFound: not known.
+    """
+    providers = rows.providers
+    known, in_use = providers.find(name), providers.permits.in_use(name)
+    facts = governor.facts(known.spec, known.state, providers.now_us, in_use=in_use)
+    return ProviderView(
+        spec=known.spec,
+        limit=facts.limit,
+        in_use=in_use,
+        waiting=providers.permits.waiting_for(name),
+        ready=ready_for(rows, name),
+        closed_until_us=facts.closed_until_us,
+        reason=facts.reason,
+        pause=facts.pause,
+        breaker=facts.breaker,
+        **msgspec.structs.asdict(facts.counts),
+    )
 
 
 # ---------------------------------------------------------------- threads and asks
@@ -145,15 +183,21 @@ def select_asks(
     thread_id: str | None,
     task_id: int | None,
     assignee: str | None,
+    kind: AskKind,
+    after_id: int,
+    newest_first: bool,
     limit: int,
 ) -> list[AskView]:
-    """Return questions that match, oldest first."""
+    """Return questions that match, or waits for events: oldest first, or newest."""
     found: list[AskView] = []
-    for ask in rows.asks.by_id.values():
+    asks = rows.asks.by_id.values()
+    for ask in reversed(asks) if newest_first else asks:
         if len(found) == limit:
             break
+        if ask.id <= after_id:
+            continue
         mine = rows.tasks[ask.task_id].spec.thread_id
-        wanted = ((thread_id, mine), (task_id, ask.task_id), (assignee, ask.assignee), ("ask", ask.spec.kind))
+        wanted = ((thread_id, mine), (task_id, ask.task_id), (assignee, ask.assignee), (kind, ask.spec.kind))
         if (not states or ask.state in states) and all(want in (None, have) for want, have in wanted):
             found.append(ask_view(rows, ask))
     return found

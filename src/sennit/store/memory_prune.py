@@ -38,6 +38,7 @@ def _delete(rows: Rows, row: Row) -> None:
     rows.drop_key(row)
     rows.cache.drop_task(row.id)
     rows.asks.drop_task(row.id)
+    rows.providers.budgets.drop_task(row.id)
     if row.spec.parent_id is not None and row.spec.child_key is not None:
         del rows.child_keys[row.spec.parent_id, row.spec.child_key]
     rows.children.pop(row.id, None)

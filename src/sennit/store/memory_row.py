@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +22,8 @@ class Row:
         unlimited: revived; the deadline and the queue time-out counted from submit and mean nothing any more.
         need: what it waits for: parents that are still open, and its turn or, when it is `gated`, room.
         gated: it would be ready and waits only for room among the threads.
+        ready_us, parked_us: since when it is ready, or suspended.  begun_us: when it was started first.
+        waits: µs by reason, of waits that are over.  early_us: how much of that was before its first start.
     """
 
     id: int
@@ -37,12 +40,17 @@ class Row:
     crashes: int = 0
     order_us: int = 0
     due_us: int | None = None
+    ready_us: int = 0
     started_us: int | None = None
     worker_id: int | None = None
     done_us: int | None = None
     reason: str = ""
     result: bytes | None = None
     error: ErrorInfo | None = None
+    parked_us: int = 0
+    begun_us: int | None = None
+    early_us: int = 0
+    waits: Counter[str] = field(default_factory=Counter)
     steps: dict[str, bytes] = field(default_factory=dict)
     attempts: list[AttemptView] = field(default_factory=list)
     logs: list[LogLine] = field(default_factory=list)
@@ -75,6 +83,16 @@ class Row:
         if self.unlimited or self.attempt or not self.spec.queue_timeout_us:
             return None
         return self.created_us + self.spec.queue_timeout_us
+
+    def note_wait(self, reason: str, us: int) -> None:
+        """Add a wait that is over."""
+        self.waits[reason] += us
+        if self.begun_us is None:
+            self.early_us += us
+
+    def note_resumed(self, *, now_us: int) -> None:
+        """It is not suspended any more: it has waited for a person, unless it says otherwise."""
+        self.note_wait(self.reason if self.reason in {"event", "budget"} else "human", now_us - self.parked_us)
 
     def due_of(self, kind: Due) -> int | None:
         """When this is due for the row as it is now; None when it does not apply any more."""

@@ -3,7 +3,8 @@
 A move sets the `state` of a row to what `lifecycle.move` answers; only a task that finds no room, or is revived and not
 first in its thread, waits instead (`turns`). Beside the rows there are only indexes: `ready` and `dues` are heaps whose
 dead entries (the row has moved on) are dropped when they come to the top, `queued` counts who is ready, `held` says who
-runs what, `children` are the edges. What belongs to threads has modules of its own: `turns`, `states`, `asks`, `cache`.
+runs what, `children` are the edges. What belongs to threads has modules of its own: `turns`, `states`, `asks`, `cache`;
+so have `providers`.
 
 Nothing here locks, knows a clock or tells anybody: callers hold the store's lock, pass `now_us`, end each transaction
 with `settle`, and afterwards take what there is to tell from `ended`, `stopped` and `pressed`.
@@ -17,7 +18,8 @@ from heapq import heappop, heappush
 from typing import assert_never
 
 from sennit.model.lifecycle import Event, State, move
-from sennit.model.order import order_us
+from sennit.model.order import order_us, ready_us
+from sennit.model.provider import BudgetView
 from sennit.model.task import (
     AttemptView,
     Cancelled,
@@ -37,6 +39,8 @@ from sennit.model.task import (
 from sennit.model.thread import Answer
 from sennit.store.memory_asks import Ask, Asks
 from sennit.store.memory_cache import Cache
+from sennit.store.memory_providers import Found, Providers
+from sennit.store.memory_ready import Ready
 from sennit.store.memory_row import Due, Row
 from sennit.store.memory_states import States
 from sennit.store.memory_turns import Turns
@@ -52,7 +56,7 @@ class Rows:
         self.keys: dict[tuple[str, str], int] = {}
         self.child_keys: dict[tuple[int, str], int] = {}
         self.children: dict[int, dict[int, None]] = {}
-        self.ready: dict[str, list[tuple[int, int]]] = {}
+        self.ready = Ready(self.tasks)
         self.held: dict[int, dict[int, Row]] = {}
         self.dues: list[tuple[int, int, Due]] = []
         self.queued: Counter[str] = Counter()
@@ -60,6 +64,7 @@ class Rows:
         self.states = States()
         self.asks = Asks()
         self.cache = Cache()
+        self.providers = Providers(self.tasks.get)
         self.tally: Counter[str] = Counter()
         self.ended: list[Row] = []
         self.stopped: list[tuple[int, Claim]] = []
@@ -90,6 +95,8 @@ class Rows:
     def make_ready(self, row: Row, event: Event, *, now_us: int) -> None:
         """Move a task to the place in the order that it has from now on; one of a thread when there is room."""
         ready = move(row.state, event)
+        if event is Event.RESUME:
+            row.note_resumed(now_us=now_us)
         row.order_us = order_us(row.spec.priority, now_us=now_us)
         row.due_us, row.reason = None, ""
         if row.spec.thread_id is None:
@@ -98,8 +105,8 @@ class Rows:
             self.turns.gate(row)
 
     def _push_ready(self, row: Row, ready: State) -> None:
-        queue, row.state = row.spec.queue, ready
-        heappush(self.ready.setdefault(queue, []), (row.order_us, row.id))
+        queue, row.state, row.ready_us = row.spec.queue, ready, self.providers.now_us
+        self.ready.push(row)
         self.queued[queue] += 1
         if row.is_urgent:
             self.pressed.add(queue)
@@ -118,20 +125,25 @@ class Rows:
     # ------------------------------------------------------------ claiming
 
     def claim(self, worker_id: int, queue: str, n: int, *, now_us: int) -> list[Claimed]:
-        """Take at most `n` ready tasks, smallest `order_us` first, then smallest id."""
-        heap = self.ready.get(queue, [])
-        claimed: list[Claimed] = []
-        while heap and len(claimed) < n:
-            order, task_id = heappop(heap)
-            row = self.tasks.get(task_id)
-            if row is None or row.state is not State.READY or row.order_us != order:
-                continue
+        """Take at most `n` ready tasks, smallest `order_us` first, then smallest id; past those without a permit."""
+        providers, claimed = self.providers, list[Claimed]()
+        providers.serve()
+        also = providers.spent if providers.budgets.accounts else None
+        while len(claimed) < n and (first := self.ready.first(queue, may=providers.may_go, also=also)) is not None:
+            row, answer = first
             row.state = move(row.state, Event.CLAIM)
             self.queued[queue] -= 1
             row.attempt += 1
             row.started_us, row.worker_id = now_us, worker_id
-            self.held.setdefault(worker_id, {})[task_id] = row
-            claimed.append(self._claimed(row))
+            self.held.setdefault(worker_id, {})[row.id] = row
+            task = self._claimed(row)
+            if isinstance(answer, BudgetView):
+                task.spent = answer
+            elif isinstance(answer, Found) and answer.place is not None:
+                task.permit = providers.grant_task(row, answer.place, holder=worker_id)
+            row.begun_us = now_us if row.begun_us is None else row.begun_us
+            claimed.append(task)
+        providers.look_who_is_held()
         return claimed
 
     def _claimed(self, row: Row) -> Claimed:
@@ -149,6 +161,7 @@ class Rows:
             thread_id=spec.thread_id,
             options=spec.options,
             priority=spec.priority,
+            ready_us=ready_us(spec.priority, order_us=row.order_us),
             parents=tuple(None if p is None else p.result for p in parents),
             steps=dict(row.steps),
             deadline_us=row.deadline_us,
@@ -189,7 +202,7 @@ class Rows:
                 self.turns.rest(row)
             case Parked():
                 self._let_go(row)
-                row.state, row.reason = move(row.state, Event.SUSPEND), ending.reason
+                row.state, row.reason, row.parked_us = move(row.state, Event.SUSPEND), ending.reason, now_us
                 self.turns.rest(row)
                 if self.asks.suspend(row, ending.asks, now_us=now_us):
                     self.make_ready(row, Event.RESUME, now_us=now_us)
@@ -239,6 +252,7 @@ class Rows:
             if not held:
                 del self.held[row.worker_id]
             row.worker_id = None
+            self.providers.end_attempt(row.id)
 
     # ------------------------------------------------------------ a task ends
 
@@ -276,6 +290,7 @@ class Rows:
         row.state = move(row.state, event)
         self.turns.leave(row)
         self.asks.void(row.id, now_us=now_us)
+        self.providers.end_attempt(row.id)
         row.done_us, row.due_us = now_us, None
         row.result, row.error, row.reason = result, error, reason
         self.tally[row.state] += 1

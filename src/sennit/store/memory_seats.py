@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sennit.errors import UsageError
-from sennit.model.lifecycle import State
 from sennit.model.task import Claim, Claimed, ErrorInfo, Outcome, WorkerInfo
 from sennit.store.memory_look import outcome
 from sennit.store.memory_rows import Rows
@@ -35,6 +34,11 @@ class Worker:
     expire_us: int
     left: bool = False
 
+    def renew_half_used(self, *, now_us: int) -> None:
+        """Renew the lease of a process that was idle and did not beat."""
+        if self.expire_us < now_us + self.lease_us // 2:
+            self.expire_us = now_us + self.lease_us
+
 
 class Database:
     """The data, its lock, and who is connected. Callers of its methods hold the lock."""
@@ -47,6 +51,7 @@ class Database:
         self.log_seqs = itertools.count(1)
         self.workers: dict[int, Worker] = {}
         self.schedules: dict[str, int] = {}
+        self.seat_numbers = itertools.count(1)
         self.seats: deque[Seat] = deque()  # who was served last is last
         self.watches: dict[int, list[tuple[Seat, Ack[Outcome]]]] = {}
         self.inbox_watches: list[tuple[Seat, Ack[int], int]] = []  # the revision that was seen
@@ -57,8 +62,7 @@ class Database:
         worker = self.workers.get(worker_id)
         if worker is None or worker.left:
             return []
-        if worker.expire_us < now_us + worker.lease_us // 2:
-            worker.expire_us = now_us + worker.lease_us
+        worker.renew_half_used(now_us=now_us)
         return self.rows.claim(worker_id, queue, n, now_us=now_us)
 
     def rescue(self, worker_id: int, why: str, *, now_us: int) -> int:
@@ -67,29 +71,36 @@ class Database:
         for row in held:
             self.rows.stopped.append((worker_id, row.claim))
             self.rows.crash(row, ErrorInfo(kind="crash", message=why), now_us=now_us)
+        self.rows.providers.drop_holder(worker_id)
         self.workers.pop(worker_id, None)
         return len(held)
 
     def rescue_lapsed(self, *, now_us: int) -> None:
         """Rescue the workers whose lease is over and who hold something."""
-        for worker_id in [i for i, w in self.workers.items() if w.expire_us <= now_us and i in self.rows.held]:
+        for worker_id in [i for i, w in self.workers.items() if w.expire_us <= now_us and self.holds(i)]:
             self.rescue(worker_id, f"the lease of worker {worker_id}, which ran it, has lapsed", now_us=now_us)
+
+    def holds(self, worker_id: int) -> bool:
+        """Return whether a worker runs a task, holds a permit or waits for one: then its death is somebody's business."""
+        return worker_id in self.rows.held or self.rows.providers.permits.is_known(worker_id)
 
     def next_due_us(self, *, asked_by: int | None) -> int | None:
         """Return when the next thing is due. A worker's own lease is the business of its heartbeat.
 
         A lease counts until it lapses, also when nothing is held under it now: a claim may not renew it.
         """
-        now_us, held = self.now_us(), self.rows.held
+        now_us = self.now_us()
         others = ((i, w.expire_us) for i, w in self.workers.items() if i != asked_by)
-        leases = [expire_us for i, expire_us in others if i in held or expire_us > now_us]
+        leases = [expire_us for i, expire_us in others if self.holds(i) or expire_us > now_us]
         task_due_us = self.rows.next_due_us()
-        return min(leases if task_due_us is None else [task_due_us, *leases], default=None)
+        dues = leases if task_due_us is None else [task_due_us, *leases]
+        return min([*dues, *self.rows.providers.wakes(self.rows.ready.providers())], default=None)
 
     def settle(self, *, now_us: int, threads_max: int) -> list[Settled]:
         """End a transaction: hand on turns, serve the standing orders, tell the listeners; return what to resolve."""
         rows = self.rows
         rows.settle(now_us=now_us, threads_max=threads_max)
+        rows.providers.serve()
         self._serve(now_us=now_us)
         self._press()
         for seat in self.seats:
@@ -99,6 +110,8 @@ class Database:
             settled += [(ack, outcome(row), None) for _, ack in self.watches.pop(row.id, ())]
         rows.stopped.clear()
         rows.ended.clear()
+        settled += rows.providers.settled
+        rows.providers.settled.clear()
         return settled + self._settle_inbox() + self._settle_rooms()
 
     def _settle_inbox(self) -> list[Settled]:
@@ -127,13 +140,12 @@ class Database:
         abandoned += [ack for watcher, ack, _, _ in self.room_watches if watcher is seat]
         self.inbox_watches = [watch for watch in self.inbox_watches if watch[0] is not seat]
         self.room_watches = [watch for watch in self.room_watches if watch[0] is not seat]
-        return abandoned
+        return abandoned + self.rows.providers.abandon(seat.holder, is_gone=seat.worker is None)
 
     def _press(self) -> None:
         """Tell of urgent tasks that became ready, if one is still there, those who have no order left for it."""
         for queue in self.rows.pressed:
-            rows = (self.rows.tasks.get(task_id) for _, task_id in self.rows.ready[queue])
-            if any(row is not None and row.state is State.READY and row.is_urgent for row in rows):
+            if any(row.is_urgent for row in self.rows.ready.rows(queue)):
                 for seat in self.seats:
                     seat.tell_pressed(queue)
         self.rows.pressed.clear()
@@ -164,11 +176,24 @@ class Seat:
         self.worker: Worker | None = None
         self.wants: dict[str, int] = {}
         self._wanted: set[str] = set()  # queues for which there ever was an order
+        self._number = next(database.seat_numbers)
 
     @property
     def worker_id(self) -> int | None:
         """The worker that has joined here, or None."""
         return None if self.worker is None else self.worker.info.id
+
+    @property
+    def holder(self) -> int:
+        """Under which name this process holds permits: that of its worker, or one that no worker has."""
+        return -self._number if self.worker is None else self.worker.info.id
+
+    def is_needed(self, *, now_us: int) -> None:
+        """See to it that this process has a lease, if it has a worker: what it holds from now on hangs on it."""
+        if self.worker is not None:
+            if self.worker.info.id not in self._database.workers:
+                self.renew(self.worker.info.id, self.worker.lease_us, now_us=now_us)
+            self.worker.renew_half_used(now_us=now_us)
 
     def join(self, worker: Worker, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
         """Register a worker.
@@ -190,7 +215,7 @@ class Seat:
         self.wants.clear()
         if self.worker is not None:
             self.worker.left = True
-            if self.worker.info.id not in self._database.rows.held:
+            if not self._database.holds(self.worker.info.id):
                 self._database.workers.pop(self.worker.info.id, None)
         self.worker = self._listener = None
 

@@ -21,7 +21,7 @@ from sennit.errors import (
 )
 from sennit.model.admission import Bounds
 from sennit.model.task import Claim
-from sennit.model.thread import STATE, AskState, AskView, Decision, StateView, StateWrite, ThreadView
+from sennit.model.thread import STATE, AskKind, AskState, AskView, Decision, StateView, StateWrite, ThreadView
 from sennit.store import memory_look as look
 from sennit.store.memory_asks import Ask, Signal, event_answer
 from sennit.store.memory_rows import Row
@@ -56,12 +56,14 @@ class Connection:
             if self._closed:
                 return
             self._closed = True
+            self._rows.providers.begin(now_us=database.now_us(), parallel=self._bounds.provider_parallel)
             database.seats.remove(seat)
             abandoned = database.abandon(seat)
+            settled = database.settle(now_us=database.now_us(), threads_max=self._bounds.threads_max)
             if seat.worker_id is not None:
                 for other in database.seats:
                     other.tell_death(seat.worker_id)
-        resolve_all((ack, None, _closed()) for ack in abandoned)
+        resolve_all([*((ack, None, _closed()) for ack in abandoned), *settled])
 
     @contextmanager
     def _transaction(self) -> Iterator[int]:
@@ -71,6 +73,7 @@ class Connection:
             if self._closed:
                 raise _closed()
             now_us = database.now_us()
+            self._rows.providers.begin(now_us=now_us, parallel=self._bounds.provider_parallel)
             yield now_us
             settled = database.settle(now_us=now_us, threads_max=self._bounds.threads_max)
         resolve_all(settled)
@@ -153,12 +156,23 @@ class ThreadFace(Connection):
         thread_id: str | None = None,
         task_id: int | None = None,
         assignee: str | None = None,
+        kind: AskKind = "ask",
+        after_id: int = 0,
+        newest_first: bool = False,
         limit: int = 100,
     ) -> Ack[list[AskView]]:
         """Return questions that match, oldest first."""
         return self._do(
             lambda _: look.select_asks(
-                self._rows, states=states, thread_id=thread_id, task_id=task_id, assignee=assignee, limit=limit
+                self._rows,
+                states=states,
+                thread_id=thread_id,
+                task_id=task_id,
+                assignee=assignee,
+                kind=kind,
+                after_id=after_id,
+                newest_first=newest_first,
+                limit=limit,
             )
         )
 

@@ -12,7 +12,16 @@ from sennit.store.memory_rows import Row, Rows
 
 def verify(rows: Rows) -> list[str]:
     """Return every broken promise as a sentence."""
-    parts = (_broken_rows, _broken_indexes, _broken_counts, _broken_turns, _broken_room, _broken_asks, _broken_memory)
+    parts = (
+        _broken_rows,
+        _broken_indexes,
+        _broken_counts,
+        _broken_turns,
+        _broken_room,
+        _broken_asks,
+        _broken_memory,
+        _broken_permits,
+    )
     return [sentence for part in parts for sentence in part(rows)]
 
 
@@ -33,11 +42,11 @@ def _broken_rows(rows: Rows) -> Iterator[str]:
 
 
 def _broken_indexes(rows: Rows) -> Iterator[str]:
-    ready = {(queue, *entry) for queue, heap in rows.ready.items() for entry in heap}
+    ready = {row.id for queue in rows.ready.queues for row in rows.ready.rows(queue)}
     timers = {(due_us, task_id) for due_us, task_id, kind in rows.dues if kind == "timer"}
     held = {(worker_id, task_id) for worker_id, tasks in rows.held.items() for task_id in tasks}
     for row in rows.tasks.values():
-        if row.state is State.READY and (row.spec.queue, row.order_us, row.id) not in ready:
+        if row.state is State.READY and row.id not in ready:
             yield f"task {row.id} is ready and cannot be claimed"
         if row.due_us is not None and (row.due_us, row.id) not in timers:
             yield f"task {row.id} is scheduled and no timer will wake it"
@@ -128,3 +137,23 @@ def _broken_memory(rows: Rows) -> Iterator[str]:
     for (handler, key), cached in rows.cache.calls.items():
         if cached.task_id not in rows.tasks:
             yield f"task {cached.task_id}, which is not stored, stands for the call {key!r} of {handler}"
+
+
+def _broken_permits(rows: Rows) -> Iterator[str]:
+    providers = rows.providers
+    for held in providers.permits.held.values():
+        if held.permit.provider not in providers.known:
+            yield f"permit {held.permit.id} is of provider {held.permit.provider!r}, which is not known"
+        row = rows.tasks.get(held.permit.id) if held.is_of_claim else None
+        if held.is_of_claim and (row is None or row.worker_id != held.holder):
+            yield f"permit {held.permit.id} came with a claim, and worker {held.holder} does not run that task"
+    for waiting in providers.permits.waiting.values():
+        if waiting.request.id in providers.permits.held:
+            yield f"call {waiting.request.id} waits for the permit that it holds"
+        if waiting.ack.done:
+            yield f"call {waiting.request.id} waits and has its answer"
+        if waiting.line not in providers.blocked:
+            yield f"call {waiting.request.id} waits, and tasks may overtake it"
+    for scope, key in providers.budgets.accounts:
+        if providers.budgets.accounts[scope, key].bounds is None and (scope, "") not in providers.budgets.accounts:
+            yield f"the budget of {scope} {key!r} follows none"

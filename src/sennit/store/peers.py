@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sennit.model.task import WorkerInfo
 from sennit.store.liveness import DeathWatch, is_alive
 from sennit.store.moves import look
-from sennit.store.protocol import Listener
 
 
 class Peers:
@@ -27,10 +26,16 @@ class Peers:
         joined = [w for w in look.workers(connection) if w.bell]
         return [w for w in joined if w.host != self._host or is_alive(self._folder, str(w.id))]
 
-    def watch(self, workers: Iterable[WorkerInfo], listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
-        """Tell `listener` at once when one of `workers` dies. On the loop; watching twice is watching once."""
+    def dead(self, workers: Iterable[WorkerInfo]) -> list[WorkerInfo]:
+        """Return those of this host that are."""
+        return [w for w in workers if w.host == self._host and not is_alive(self._folder, str(w.id))]
+
+    def watch(
+        self, workers: Iterable[WorkerInfo], on_death: Callable[[int], None], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """Call `on_death` at once when one of `workers` dies. On the loop; watching twice is watching once."""
         if self._deaths is None:
-            self._deaths = DeathWatch(self._folder, lambda i: listener.on_death(int(i)), loop=loop)
+            self._deaths = DeathWatch(self._folder, lambda i: on_death(int(i)), loop=loop)
         for worker in workers:
             if worker.host == self._host:
                 self._deaths.watch(str(worker.id), worker.pid)

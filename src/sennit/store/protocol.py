@@ -27,6 +27,7 @@ from sennit.model.task import (
     TaskView,
     WorkerInfo,
 )
+from sennit.store.protocol_providers import ProviderStore
 from sennit.store.protocol_threads import ThreadStore
 from sennit.sync.ack import Ack
 
@@ -51,7 +52,7 @@ class Listener(Protocol):
 
 
 @runtime_checkable
-class Store(ThreadStore, Protocol):
+class Store(ThreadStore, ProviderStore, Protocol):
     """A durable backend. `testing.contract.StoreContract` runs against SQLite, memory and anybody's own."""
 
     url: str

@@ -20,6 +20,7 @@ from typing import Protocol
 from sennit.model.task import Claim
 from sennit.model.thread import (
     STATE,
+    AskKind,
     AskState,
     AskView,
     Decision,
@@ -80,9 +81,16 @@ class ThreadStore(Protocol):
         thread_id: str | None = None,
         task_id: int | None = None,
         assignee: str | None = None,
+        kind: AskKind = "ask",
+        after_id: int = 0,
+        newest_first: bool = False,
         limit: int = 100,
     ) -> Ack[list[AskView]]:
-        """Return questions that match, oldest first; waits for events are not among them."""
+        """Return questions that match, oldest first; waits for events are not among them, unless `kind` asks for those.
+
+        With `after_id` only those with a greater id; ids grow in the order in which they are asked first. With
+        `newest_first` the newest come first, and so are those that `limit` leaves.
+        """
 
     def ask(self, ask_id: int) -> Ack[AskView]:
         """Return one question or wait for an event.

@@ -1,4 +1,7 @@
-"""Reads: one OS thread with a connection of its own, so that a long listing holds neither loop nor writer up."""
+"""Reads: one OS thread with a connection of its own, so that a long listing holds neither loop nor writer up.
+
+Each is a transaction: what it sees is of one moment, however many statements it takes.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,12 @@ class Reader:
             try:
                 if connection is None:
                     connection = connect(self._path, lock_timeout_s=self._lock_timeout_s, read_only=True)
-                value = query(connection)
+                connection.execute("BEGIN")
+                try:
+                    value = query(connection)
+                finally:
+                    if connection.in_transaction:  # a disk that cannot be read ends it without being asked
+                        connection.execute("ROLLBACK")
             except sqlite3.Error as error:
                 ack.reject(explain(error, self._path))
             except BaseException as error:  # noqa: BLE001 - delivered to whoever asked

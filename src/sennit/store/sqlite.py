@@ -33,7 +33,7 @@ from sennit.model.task import (
     WorkerInfo,
 )
 from sennit.store.clock import file_clock
-from sennit.store.connect import connect, explain, refuse_network_filesystem
+from sennit.store.connect import closed, connect, explain, refuse_network_filesystem
 from sennit.store.desk import Desk
 from sennit.store.effects import Effects
 from sennit.store.ids import IdBlocks, reserve
@@ -42,9 +42,11 @@ from sennit.store.moves import claim as claims
 from sennit.store.moves import finish as finishes
 from sennit.store.moves import look, outside, time, turn
 from sennit.store.moves.entry import known_bounds
+from sennit.store.moves.provider import Pools
 from sennit.store.moves.submit import submit
 from sennit.store.protocol import Listener
 from sennit.store.reader import Reader
+from sennit.store.sqlite_providers import SqliteProviders
 from sennit.store.sqlite_threads import SqliteThreads
 from sennit.store.writer import Writer
 from sennit.sync.ack import Ack
@@ -54,7 +56,7 @@ from sennit.sync.filelock import Pen
 T = TypeVar("T")
 
 
-class SqliteStore(SqliteThreads):
+class SqliteStore(SqliteThreads, SqliteProviders):
     """`sennit.store.protocol.Store` on a SQLite file; its promises are the docstrings there.
 
     Args:
@@ -130,7 +132,9 @@ class SqliteStore(SqliteThreads):
     def close(self) -> None:
         with self._closing:
             self._ids.give_back()
-            self._desk.leave()
+            self._desk.caretaker.close()
+            self._desk.permits.close(closed(self.path))
+            self._desk.leave(for_good=True)
             self._writer.close()
             self._reader.close()
             self._pen.close()
@@ -284,7 +288,7 @@ class SqliteStore(SqliteThreads):
         return self._desk.watch(task_id)
 
     def task(self, task_id: int) -> Ack[TaskView]:
-        return self._reader.put(lambda c: look.task(c, task_id))
+        return self._reader.put(lambda c: look.task(c, task_id, self._pools(c)))
 
     def tasks(
         self,
@@ -295,9 +299,17 @@ class SqliteStore(SqliteThreads):
         thread_id: str | None = None,
         limit: int = 100,
     ) -> Ack[list[TaskView]]:
-        return self._reader.put(
-            lambda c: look.tasks(c, states=states, queue=queue, handler=handler, thread_id=thread_id, limit=limit)
-        )
+        def query(connection: sqlite3.Connection) -> list[TaskView]:
+            return look.tasks(
+                connection, self._pools(connection),
+                states=states, queue=queue, handler=handler, thread_id=thread_id, limit=limit,
+            )  # fmt: skip
+
+        return self._reader.put(query)
+
+    def _pools(self, connection: sqlite3.Connection) -> Pools:
+        """Return the providers, to look at."""
+        return Pools(connection, self.now_us(), self.bounds)
 
     def counts(self) -> Ack[dict[str, dict[State, int]]]:
         return self._reader.put(look.counts)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sennit.errors import LeaseLost
 from sennit.model.task import Claim
-from sennit.model.thread import STATE, AskState, AskView, Decision, StateView, StateWrite, ThreadView
+from sennit.model.thread import STATE, AskKind, AskState, AskView, Decision, StateView, StateWrite, ThreadView
 from sennit.store.desk import Desk
 from sennit.store.effects import Effects
 from sennit.store.moves import ask, entry, look, state
@@ -58,10 +58,23 @@ class SqliteThreads:
         thread_id: str | None = None,
         task_id: int | None = None,
         assignee: str | None = None,
+        kind: AskKind = "ask",
+        after_id: int = 0,
+        newest_first: bool = False,
         limit: int = 100,
     ) -> Ack[list[AskView]]:
         return self._reader.put(
-            lambda c: ask.asks(c, states=states, thread_id=thread_id, task_id=task_id, assignee=assignee, limit=limit)
+            lambda c: ask.asks(
+                c,
+                states=states,
+                thread_id=thread_id,
+                task_id=task_id,
+                assignee=assignee,
+                kind=kind,
+                after_id=after_id,
+                newest_first=newest_first,
+                limit=limit,
+            )
         )
 
     def ask(self, ask_id: int) -> Ack[AskView]:
@@ -74,7 +87,7 @@ class SqliteThreads:
         return self._writer.put(lambda c, fx: ask.signal(c, fx, name, event_key, payload))
 
     def watch_inbox(self, seen: int) -> Ack[int]:
-        return self._desk.wait_inbox(seen)
+        return self._desk.callers.wait_inbox(seen)
 
     # ------------------------------------------------------------ admission
 
@@ -82,7 +95,7 @@ class SqliteThreads:
         return self._writer.put(lambda c, _: entry.invalidate(c, tags=tags, keys=keys))
 
     def wait_room(self, queue: str, queue_max: int) -> Ack[None]:
-        return self._desk.wait_room(queue, queue_max)
+        return self._desk.callers.wait_room(queue, queue_max)
 
     def position(self, task_id: int) -> Ack[int | None]:
         def operation(connection: sqlite3.Connection) -> int | None:

@@ -61,7 +61,7 @@ class Hint(IntFlag):
     INBOX = 32
     """A question was asked, changed or closed."""
     ROOM = 64
-    """A queue that was full may have room."""
+    """A queue that was full may have room; a call that waits for a permit has an answer."""
     PRESSED = 128
     """An urgent task is ready and nobody has a slot for it."""
 

@@ -52,6 +52,11 @@ class Watches:
         self._looked_us = 0  # what others ended before this is known
         self._looks_us = 0
 
+    @property
+    def is_waiting(self) -> bool:
+        """True while somebody waits for the end of a task."""
+        return bool(self._acks or self._riding)
+
     # ------------------------------------------------------------ from any OS thread
 
     def watch(self, task_id: int) -> Ack[Outcome]:

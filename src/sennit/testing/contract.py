@@ -24,6 +24,7 @@ _PARTS = [
     for part in (
         *("tools", "submit", "claim", "finish", "cascade", "revive", "time", "look"),
         *("turns", "busy", "room", "state", "asks", "expiry", "signals", "cache", "entry", "threads"),
+        *("permits", "reports", "providers", "provider_tasks", "budgets", "waits"),
     )
 ]
 pytest.register_assert_rewrite(*(part for part in _PARTS if part not in sys.modules))
@@ -33,12 +34,17 @@ from sennit.model.admission import Bounds
 from sennit.store.protocol import Store
 from sennit.testing.clock import VirtualClock
 from sennit.testing.contract_asks import AsksContract
+from sennit.testing.contract_budgets import BudgetsContract
 from sennit.testing.contract_cascade import CascadeContract
 from sennit.testing.contract_claim import ClaimContract
 from sennit.testing.contract_entry import EntryContract
 from sennit.testing.contract_expiry import ExpiryContract
 from sennit.testing.contract_finish import FinishContract
 from sennit.testing.contract_look import LookContract
+from sennit.testing.contract_permits import PermitsContract
+from sennit.testing.contract_provider_tasks import ProviderTaskContract
+from sennit.testing.contract_providers import ProvidersContract
+from sennit.testing.contract_reports import ReportsContract
 from sennit.testing.contract_revive import ReviveContract
 from sennit.testing.contract_signals import SignalsContract
 from sennit.testing.contract_state import StateContract
@@ -47,6 +53,7 @@ from sennit.testing.contract_threads import ThreadsContract
 from sennit.testing.contract_time import TimeContract
 from sennit.testing.contract_tools import Rig, running_loop
 from sennit.testing.contract_turns import TurnsContract
+from sennit.testing.contract_waits import WaitsContract
 
 __all__ = ["StoreContract", "VirtualClock"]
 
@@ -66,6 +73,12 @@ class StoreContract(
     ExpiryContract,
     SignalsContract,
     EntryContract,
+    ProvidersContract,
+    PermitsContract,
+    ReportsContract,
+    ProviderTaskContract,
+    BudgetsContract,
+    WaitsContract,
 ):
     """Every sentence of the protocol's docstrings is a test here."""
 

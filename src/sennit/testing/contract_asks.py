@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
@@ -92,8 +92,32 @@ class AskContract:
         after = rig.ask(A)
 
         assert [ask.id for ask in got(rig.store.asks())] == [before[0].id, after[0].id]
-        between = range(before[0].id + 1, after[0].id)
-        assert [got(rig.store.ask(ask_id)).spec for ask_id in between] == [event("e")]
+        (between,) = range(before[0].id + 1, after[0].id)
+        assert got(rig.store.ask(between)).spec == event("e")
+        assert [ask.id for ask in got(rig.store.asks(kind="event"))] == [between]
+        assert got(rig.store.asks(kind="event", states=["answered"])) == []
+
+    @pytest.mark.parametrize("states", [("open",), ()])
+    def test_questions_after_an_id_and_the_newest_first(self, rig: Rig, states: Sequence[AskState]) -> None:
+        ids = [rig.ask(A)[0].id for _ in range(4)]
+
+        def listed(**filters: object) -> list[int]:
+            return [ask.id for ask in got(rig.store.asks(states=states, **filters))]  # type: ignore[arg-type]
+
+        assert (listed(after_id=ids[1]), listed(after_id=ids[-1])) == (ids[2:], [])
+        assert (listed(newest_first=True), listed(newest_first=True, limit=1)) == (ids[::-1], ids[-1:])
+        assert listed(after_id=ids[0], newest_first=True, limit=2) == [ids[3], ids[2]]
+
+    def test_a_question_that_is_asked_again_keeps_its_place(self, rig: Rig, clock: VirtualClock) -> None:
+        (first,) = rig.ask(A)
+        (second,) = rig.ask(A)
+        got(rig.store.cancel([first.task_id]))
+        got(rig.store.revive([first.task_id]))
+        clock.advance(1)
+        rig.park(rig.run(first.task_id), A)
+
+        assert [ask.id for ask in got(rig.store.asks())] == [first.id, second.id]
+        assert [ask.id for ask in got(rig.store.asks(after_id=first.id))] == [second.id]
 
     def test_an_unknown_question_is_not_found(self, rig: Rig) -> None:
         with pytest.raises(AskNotFound) as unknown:

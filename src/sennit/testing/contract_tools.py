@@ -18,7 +18,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import msgspec
+
 from sennit.model.lifecycle import State
+from sennit.model.provider import (
+    Budget,
+    BudgetView,
+    CallReport,
+    Permit,
+    PermitRequest,
+    ProviderSpec,
+    ProviderView,
+    Rates,
+    Usage,
+)
 from sennit.model.task import (
     Claim,
     Claimed,
@@ -43,6 +56,8 @@ T = TypeVar("T")
 TIMEOUT_S = 10.0  # how long a fact may take before a test fails; no test waits it out
 SECOND_US = 1_000_000
 BOOM = ErrorInfo(kind="ValueError", message="boom")
+NO_RATES = Rates()
+FULL_QUOTA = CallReport(outcome="throttled", status=429, pause="window", retry_after_s=10)
 
 # on_parent_failed → where a dependant without other parents is after its parent failed or was cancelled
 POLICIES: dict[OnParentFailed, State] = {"fail": State.FAILED, "cancel": State.CANCELLED, "run": State.READY}
@@ -247,6 +262,47 @@ class Rig:
     def write(self, *writes: StateWrite, claim: Claim | None = None) -> list[StateView]:
         """Write versions of states."""
         return got(self.store.write_states(writes, claim=claim))
+
+    # ------------------------------------------------------------ providers
+
+    def provider(self, name: str = "p", parallel: int = 1, *, rates: Rates = NO_RATES, **options: Any) -> ProviderView:
+        """Declare a provider with a limit that does not move, and no breaker."""
+        plain = {"strategy": "fixed", "breaker": None}
+        bounds = msgspec.structs.replace(rates, parallel=parallel)
+        return got(self.store.declare_provider(ProviderSpec(**plain | options, name=name, rates=bounds)))
+
+    def pool(self, name: str = "p") -> ProviderView:
+        """Return what is known of a provider now."""
+        (view,) = got(self.store.providers([name]))
+        return view
+
+    def line_up(self, provider: str = "p", **options: Any) -> Ack[Permit]:
+        """Ask for a permit, and do not wait for it."""
+        (permit_id,) = self.store.take_ids(1)
+        return self.store.take_permit(PermitRequest(**{"id": permit_id, "provider": provider, **options}))
+
+    def permit(self, provider: str = "p", **options: Any) -> Permit:
+        """Take a permit."""
+        return got(self.line_up(provider, **options))
+
+    def give_back(self, permit: Permit, report: CallReport | None = None) -> None:
+        """Return a permit that is held."""
+        assert got(self.store.return_permit(permit.id, report))
+
+    def waits(self, *acks: Ack[Permit]) -> bool:
+        """Return whether none of these requests has an answer, after all has been heard and done that is to be."""
+        self.store.look()
+        self.fire()
+        return not any(ack.done for ack in acks)
+
+    def spend(self, *, tokens: int = 0, cost_nano: int = 0, provider: str = "p", task_id: int | None = None) -> None:
+        """Report a call without a permit that has used so much."""
+        usage = Usage(input_tokens=tokens, cost_nano=cost_nano)
+        got(self.store.report_call(provider, CallReport(usage=usage), task_id=task_id))
+
+    def budget(self, scope: Any, key: str = "", *, tokens: int = 0, cost_nano: int = 0) -> BudgetView:
+        """Set a budget."""
+        return got(self.store.set_budget(Budget(scope=scope, key=key, tokens_max=tokens, cost_nano_max=cost_nano)))
 
     def hear_all(self) -> None:
         """Wait until the listener has been told all that came before."""

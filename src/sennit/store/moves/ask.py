@@ -10,14 +10,14 @@ import msgspec
 
 from sennit.errors import AskClosed, AskNotFound, AskStale
 from sennit.model.task import encode
-from sennit.model.thread import NOTHING, Answer, AskSpec, AskState, AskView, Decision
+from sennit.model.thread import NOTHING, Answer, AskKind, AskSpec, AskState, AskView, Decision
 from sennit.store.effects import Effects
 from sennit.store.moves.outside import resume
 from sennit.store.sql import statements
 
 (
     _ASK, _BY_KEY, _REOPEN, _CLOSE, _STEP, _REVISE, _REVISION, _EXPIRED, _ESCALATE,
-    _WAITS, _KEEP, _KEPT, _DROP_KEPT, _ONE, _OPEN, _LIST,
+    _WAITS, _KEEP, _KEPT, _DROP_KEPT, _ONE, _OPEN, _LIST, _NEWEST,
 ) = statements("sqlite", "ask")  # fmt: skip
 
 
@@ -103,14 +103,19 @@ def asks(
     thread_id: str | None,
     task_id: int | None,
     assignee: str | None,
+    kind: AskKind,
+    after_id: int,
+    newest_first: bool,
     limit: int,
 ) -> list[AskView]:
-    """Return questions that match, oldest first."""
-    filters = {"thread_id": thread_id, "task_id": task_id, "assignee": assignee, "n": limit}
-    if list(states) == ["open"]:
+    """Return questions that match, or waits for events: oldest first, or newest."""
+    filters = {
+        "thread_id": thread_id, "task_id": task_id, "assignee": assignee, "kind": kind, "after_id": after_id, "n": limit,
+    }  # fmt: skip
+    if list(states) == ["open"] and not newest_first:
         return [_view(row) for row in connection.execute(_OPEN, filters)]
     filters["states"] = msgspec.json.encode(list(states)).decode() if states else None
-    return [_view(row) for row in connection.execute(_LIST, filters)]
+    return [_view(row) for row in connection.execute(_NEWEST if newest_first else _LIST, filters)]
 
 
 def revision(connection: sqlite3.Connection) -> int:

@@ -14,14 +14,15 @@ from sennit.model.lifecycle import ENDED_CODES, State
 from sennit.model.task import Claim, ErrorInfo, encode
 from sennit.store.effects import Effects
 from sennit.store.moves.limit import lift
-from sennit.store.moves.place import make_ready, schedule
+from sennit.store.moves.over import free
+from sennit.store.moves.place import Place, make_ready, schedule
 from sennit.store.moves.turn import leave
 from sennit.store.sql import statements
 
 _EDGES, _COUNT_DOWN, _TURN_CAME, _DROP_WAITING, _PLACE, _DEPENDANTS = statements("sqlite", "release")
-_END, _ATTEMPT = statements("sqlite", "end")
+_END, _HAD, _ATTEMPT = statements("sqlite", "end")
 _PULLS = statements("sqlite", "pull")
-_ANY_ASK, _VOID, _REVISE = statements("sqlite", "void")
+_VOID, _REVISE = statements("sqlite", "void")
 
 
 def stop(
@@ -85,18 +86,23 @@ def _end_one(
 
 
 def _settle(connection: sqlite3.Connection, effects: Effects, ended: Sequence[int]) -> None:
-    """Let go of what ended tasks had: time limits, open questions, the turn in their thread."""
-    lift(connection, ended)
-    _void(connection, effects, ended)
-    leave(connection, effects, ended, _turn_came)
+    """Let go of what ended tasks had: time limits, open questions, the turn in their thread, permits."""
+    limits, asks, turns, permits = connection.execute(_HAD).fetchone()
+    if limits:
+        lift(connection, ended)
+    if asks:
+        _void(connection, effects, ended)
+    if turns:
+        leave(connection, effects, ended, _turn_came)
+    if permits:
+        free(connection, effects, ended)
 
 
 def _void(connection: sqlite3.Connection, effects: Effects, ended: Sequence[int]) -> None:
-    if connection.execute(_ANY_ASK).fetchone()[0]:
-        kinds = [kind for (kind,) in connection.execute(_VOID, (effects.now_us, encode(ended))).fetchall()]
-        if "ask" in kinds:
-            connection.execute(_REVISE)
-            effects.inbox = True
+    kinds = [kind for (kind,) in connection.execute(_VOID, (effects.now_us, encode(ended))).fetchall()]
+    if "ask" in kinds:
+        connection.execute(_REVISE)
+        effects.inbox = True
 
 
 def _cascade(connection: sqlite3.Connection, effects: Effects, ended: list[tuple[int, State]]) -> None:
@@ -145,12 +151,12 @@ def _turn_came(connection: sqlite3.Connection, effects: Effects, task_id: int) -
 def _go_on(connection: sqlite3.Connection, effects: Effects, task_id: int) -> None:
     """Take a task that waits for nothing more out of `waiting`; its delay comes next, unless it has had that before."""
     ((*counts, free),) = connection.execute(_DROP_WAITING, (task_id,)).fetchall()
-    queue, priority, thread_id, delay_us = connection.execute(_PLACE, (task_id,)).fetchone()
+    queue, priority, thread_id, provider, delay_us = connection.execute(_PLACE, (task_id,)).fetchone()
     if delay_us and not free:
         schedule(connection, effects, task_id, due_us=effects.now_us + delay_us, reason="delay")
     else:
-        place = {"queue": queue, "priority": priority, "thread_id": thread_id}
-        make_ready(connection, effects, task_id, **place, counts=tuple(counts))
+        place = Place(queue, priority, thread_id, provider)
+        make_ready(connection, effects, task_id, place, counts=tuple(counts))
 
 
 def note(

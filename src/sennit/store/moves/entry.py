@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import msgspec
 
@@ -19,12 +19,14 @@ from sennit.store.effects import Effects
 from sennit.store.moves import state
 from sennit.store.moves.end import stop
 from sennit.store.moves.key import exists
-from sennit.store.moves.turn import is_busy, open_tasks
+from sennit.store.moves.lane import lanes_of
+from sennit.store.moves.provider import Pools
+from sennit.store.moves.turn import open_tasks
 from sennit.store.sql import statements
 
 (
     _WAITING, _LEAST, _RECENT, _CACHED, _CACHE, _UNTAG, _TAG, _TAGGED, _UNCACHE,
-    BLOCK, UNBLOCK, ANY_BLOCKED, _PRESSED, _TURN, _BEFORE_IN_THREAD, _BEFORE_IN_QUEUE,
+    BLOCK, UNBLOCK, ANY_BLOCKED, _PRESSED, _TURN, _BEFORE_IN_THREAD, _PLACE, _BEFORE_IN_LANE,
 ) = statements("sqlite", "entry")  # fmt: skip
 _ALL = 10**9
 _SUCCEEDED = ENDED_CODES[State.SUCCEEDED]
@@ -126,11 +128,16 @@ def _clear_threads(connection: sqlite3.Connection, effects: Effects, specs: Sequ
 
 
 def _make_room(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
-    """Hold each task of the batch against the bound of its queue, those before it counted."""
+    """Hold each task of the batch against the bound of its queue, those before it counted.
+
+    Who is shed is chosen for all of the batch among what waits now, and ends after that: what their end makes ready was
+    in nobody's way.
+    """
     waits = Counter[str]()  # queue → of this batch, those that will wait
     loads: dict[str, int] = {}
     threads: set[str] = set()
     shed: set[int] = set()
+    ends: list[tuple[list[int], ErrorInfo]] = []
     for spec in specs:
         entry, queue = spec.entry, spec.queue
         if entry is not None and entry.queue_max and not spec.parents and spec.parent_id is None:
@@ -138,17 +145,19 @@ def _make_room(connection: sqlite3.Connection, effects: Effects, specs: Sequence
                 loads[queue] = waiting(connection, queue, _ALL if entry.on_full == "shed" else entry.queue_max)
             over = loads[queue] + waits[queue] - entry.queue_max + 1
             if over > 0:
-                _shed(connection, effects, spec, over, shed)
+                ends.append(_to_shed(connection, effects, spec, over, shed))
                 loads[queue] -= over
-        waits[queue] += _will_wait(connection, spec, threads)
+        waits[queue] += _will_wait(connection, spec, threads, shed)
         if spec.thread_id is not None:
             threads.add(spec.thread_id)
+    for task_ids, error in ends:
+        stop(connection, effects, task_ids, State.CANCELLED, error)
 
 
-def _will_wait(connection: sqlite3.Connection, spec: TaskSpec, threads: Container[str]) -> bool:
+def _will_wait(connection: sqlite3.Connection, spec: TaskSpec, threads: Container[str], shed: set[int]) -> bool:
     """True for a new task that will wait for a slot or for its turn, and not for its parents or its delay."""
     thread_id = spec.thread_id
-    if thread_id is not None and (thread_id in threads or is_busy(connection, thread_id)):
+    if thread_id is not None and (thread_id in threads or not shed.issuperset(open_tasks(connection, thread_id))):
         return True
     states = [
         connection.execute("SELECT state FROM sennit_task WHERE id = ?", (p.id,)).fetchone() for p in spec.parents
@@ -156,8 +165,10 @@ def _will_wait(connection: sqlite3.Connection, spec: TaskSpec, threads: Containe
     return not spec.delay_us and all(row is not None and row[0] for row in states)
 
 
-def _shed(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec, n: int, gone: set[int]) -> None:
-    """Cancel `n` waiting tasks that are less urgent than `spec`, beside those that are gone already.
+def _to_shed(
+    connection: sqlite3.Connection, effects: Effects, spec: TaskSpec, n: int, gone: set[int]
+) -> tuple[list[int], ErrorInfo]:
+    """Choose `n` waiting tasks that are less urgent than `spec`, beside those that are `gone` already; say why they end.
 
     Raises:
         QueueFull: there are not so many, or `spec` does not want it.
@@ -166,13 +177,15 @@ def _shed(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec, n: i
     least: list[int] = []
     if entry.on_full == "shed":
         wanted = {"queue": spec.queue, "priority": spec.priority, "n": n + len(gone)}
-        least = [task_id for (task_id,) in connection.execute(_LEAST, wanted) if task_id not in gone][:n]
+        lanes = ["", *lanes_of(connection, spec.queue)]
+        last = [row for lane in lanes for row in connection.execute(_LEAST, wanted | {"lane": lane}).fetchall()]
+        least = [task_id for _, task_id in sorted(last, reverse=True) if task_id not in gone][:n]
     if len(least) < n:
         after_s = _retry_after_s(connection, effects, spec.queue)
         raise QueueFull(spec.queue, queue_max=entry.queue_max, retry_after_s=after_s)
     gone.update(least)
     error = ErrorInfo(kind="shed", message=f"queue {spec.queue!r} was full and task {spec.ref.id} is more urgent")
-    stop(connection, effects, least, State.CANCELLED, error)
+    return least, error
 
 
 def waiting(connection: sqlite3.Connection, queue: str, most: int) -> int:
@@ -187,9 +200,12 @@ def _retry_after_s(connection: sqlite3.Connection, effects: Effects, queue: str)
     return retry_after_s(ends, effects.now_us - (oldest_us or effects.now_us))
 
 
-def is_pressed(connection: sqlite3.Connection, queue: str) -> bool:
-    """True when an urgent task of `queue` is ready."""
-    return bool(connection.execute(_PRESSED, (queue,)).fetchone()[0])
+def is_pressed(connection: sqlite3.Connection, queue: str, pools: Callable[[], Pools]) -> bool:
+    """True when an urgent task of `queue` is ready, and only a slot is missing: its provider, if it has one, has room."""
+    if connection.execute(_PRESSED, (queue, "")).fetchone()[0]:
+        return True
+    urgent = [lane for lane in lanes_of(connection, queue) if connection.execute(_PRESSED, (queue, lane)).fetchone()[0]]
+    return any(pools().offer(lane).pool is not None for lane in urgent)
 
 
 def note_bounds(connection: sqlite3.Connection, bounds: Bounds) -> None:
@@ -209,8 +225,9 @@ def position(connection: sqlite3.Connection, task_id: int) -> int | None:
     if turn is not None and not turn[1]:
         before: int = connection.execute(_BEFORE_IN_THREAD, (turn[0], task_id)).fetchone()[0]
         return before
-    ready = connection.execute("SELECT 1 FROM sennit_ready WHERE id = ?", (task_id,)).fetchone()
-    if ready is None:
+    place = connection.execute(_PLACE, (task_id,)).fetchone()
+    if place is None:
         return None
-    ahead: int = connection.execute(_BEFORE_IN_QUEUE, (task_id,)).fetchone()[0]
-    return ahead
+    lanes = ["", *lanes_of(connection, place[0])]
+    ahead: list[int] = [connection.execute(_BEFORE_IN_LANE, (*place, lane)).fetchone()[0] for lane in lanes]
+    return sum(ahead)

@@ -24,7 +24,7 @@ from sennit.model.task import (
     Succeeded,
 )
 from sennit.store.effects import Effects
-from sennit.store.moves import ask, outside, state, turn
+from sennit.store.moves import ask, outside, over, state, turn, wait
 from sennit.store.moves.end import end, note, release
 from sennit.store.moves.place import put_back, schedule
 from sennit.store.moves.submit import submit
@@ -108,9 +108,10 @@ def _end_attempt(connection: sqlite3.Connection, effects: Effects, ending: Endin
     row = connection.execute(_UNRUN, claim).fetchall()
     if not row:
         return False
-    failures, crashes, worker_id, queue, place_us, started_us = row[0]
+    failures, crashes, worker_id, queue, place_us, started_us, has_permits = row[0]
     task_id, attempt = claim
     history = (worker_id, started_us)
+    _leave_attempt(connection, effects, ending, started_us, has_permits=has_permits)
     match ending:
         case Failed(error=error):
             note(connection, effects, claim, "failed", history=history, error=error)
@@ -150,6 +151,16 @@ def _end_attempt(connection: sqlite3.Connection, effects: Effects, ending: Endin
     return True
 
 
+def _leave_attempt(
+    connection: sqlite3.Connection, effects: Effects, ending: Ending, started_us: int, *, has_permits: bool
+) -> None:
+    """Let go of what an attempt had; note its start if it leaves nothing in the history."""
+    if has_permits:
+        over.free(connection, effects, [ending.claim.task_id])
+    if ending.claim.attempt == 1 and isinstance(ending, Slept | Parked | GivenBack | Preempted):
+        wait.begun(connection, ending.claim.task_id, started_us)
+
+
 def _crash(
     connection: sqlite3.Connection,
     effects: Effects,
@@ -185,6 +196,9 @@ def rescue(connection: sqlite3.Connection, effects: Effects, worker_id: int, mes
         connection.execute(_DROP_RUNNING, claim)
         counts, history = (attempt, failures, crashes + 1), (worker_id, started_us)
         _crash(connection, effects, claim, error, counts=counts, history=history, place=tuple(place))
+    if claims:
+        over.free(connection, effects, [claim.task_id for claim in claims])  # also what another process has for them
+    over.free_worker(connection, effects, worker_id)
     connection.execute(_DROP_WORKER, (worker_id,))
     connection.execute(_DROP_STOPS, (worker_id,))
     return claims

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from sennit.model.task import encode
 from sennit.store.sql import statements
 
-_ANY, _LIFT, _LIFT_QUEUE_TIMEOUT = statements("sqlite", "limit")
+_LIFT, _LIFT_QUEUE_TIMEOUT = statements("sqlite", "limit")
 
 
 def lift(connection: sqlite3.Connection, ended: Sequence[int]) -> None:
     """Forget the limits of tasks that have ended."""
-    if connection.execute(_ANY).fetchone()[0]:
-        connection.execute(_LIFT, (encode(ended),))
+    connection.execute(_LIFT, (encode(ended),))
 
 
 def started(connection: sqlite3.Connection, task_ids: Sequence[int]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import msgspec
@@ -11,7 +12,9 @@ import msgspec
 from sennit.errors import TaskNotFound
 from sennit.model.lifecycle import ENDED_BY_CODE, State
 from sennit.model.order import Priority
+from sennit.model.provider import split_name
 from sennit.model.task import AttemptView, ErrorInfo, Ledger, LogLine, Outcome, TaskView, WorkerInfo
+from sennit.store.moves.provider import Pools
 from sennit.store.sql import statements
 
 _TASKS, _COUNTS, _ATTEMPTS, _LOGS, _WORKERS, _LEDGER, _OUTCOME, _ENDED_SINCE = statements("sqlite", "look")
@@ -20,6 +23,7 @@ _PROMISES = statements("sqlite", "verify")
 
 def tasks(
     connection: sqlite3.Connection,
+    pools: Pools,
     *,
     task_id: int | None = None,
     states: Sequence[State] = (),
@@ -32,32 +36,42 @@ def tasks(
     codes = {state: code for code, state in ENDED_BY_CODE.items()}
     wanted = msgspec.json.encode([codes.get(s, str(s)) for s in states]).decode() if states else None
     filters = {"id": task_id, "states": wanted, "queue": queue, "handler": handler, "thread_id": thread_id, "n": limit}
-    return [_view(row) for row in connection.execute(_TASKS, filters).fetchall()]
+    reason = cache(partial(_held_for, pools))
+    return [_view(row, reason) for row in connection.execute(_TASKS, filters).fetchall()]
 
 
-def task(connection: sqlite3.Connection, task_id: int) -> TaskView:
+def _held_for(pools: Pools, lane: str) -> str:
+    """Return what a ready task is held back for by its provider; "" when there is a permit for it."""
+    offer = pools.offer(lane)
+    return "" if offer.pool is not None else f"{offer.room.reason or 'limit'} {split_name(lane)[0]}"
+
+
+def task(connection: sqlite3.Connection, task_id: int, pools: Pools) -> TaskView:
     """Return one task.
 
     Raises:
         TaskNotFound: no such row.
     """
-    found = tasks(connection, task_id=task_id, limit=1)
+    found = tasks(connection, pools, task_id=task_id, limit=1)
     if not found:
         raise TaskNotFound(task_id)
     return found[0]
 
 
-def _view(row: tuple[Any, ...]) -> TaskView:
+def _view(row: tuple[Any, ...], held_for: Callable[[str], str]) -> TaskView:
     (
         task_id, handler, queue, priority, thread_id, key, parent_id, created_us, ended, done_us, error,
         attempt, failures, crashes, worker_id, started_us, state, due_us, need, reason, result, payload,
+        provider,
     ) = row  # fmt: skip
+    if provider and state == State.READY and not ended:
+        reason = held_for(provider)
     return TaskView(
         id=task_id, handler=handler, queue=queue, priority=Priority(priority), thread_id=thread_id, key=key,
         parent_id=parent_id, created_us=created_us, done_us=done_us, attempt=attempt, failures=failures,
         crashes=crashes, worker_id=worker_id, started_us=started_us, due_us=due_us, waiting_for=need, reason=reason,
         state=ENDED_BY_CODE[ended] if ended else State(state), result=result, payload=payload,
-        error=_error(error),
+        provider=provider, error=_error(error),
     )  # fmt: skip
 
 
@@ -124,14 +138,10 @@ def ledger(connection: sqlite3.Connection) -> Ledger:
 
 
 def verify(connection: sqlite3.Connection) -> list[str]:
-    """Return every broken promise as a sentence."""
+    """Return every broken promise as a sentence. In one transaction, or they are of several moments."""
     broken = [row[0] for row in connection.execute("PRAGMA quick_check") if row[0] != "ok"]
     if broken:
         return broken  # what rows say that cannot be read soundly proves nothing
-    connection.execute("BEGIN")  # one snapshot for all of them
-    try:
-        for promise in _PROMISES:
-            broken += [row[0] for row in connection.execute(promise)]
-    finally:
-        connection.execute("ROLLBACK")
+    for promise in _PROMISES:
+        broken += [row[0] for row in connection.execute(promise)]
     return broken

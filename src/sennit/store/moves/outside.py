@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from sennit.model.lifecycle import State
 from sennit.model.task import ErrorInfo
 from sennit.store.effects import Effects
-from sennit.store.moves import look
+from sennit.store.moves import look, wait
 from sennit.store.moves.end import stop
-from sennit.store.moves.place import make_ready
+from sennit.store.moves.place import Place, make_ready
 from sennit.store.moves.turn import reenter
 from sennit.store.sql import statements
 
@@ -37,7 +37,9 @@ def resume(connection: sqlite3.Connection, effects: Effects, task_id: int) -> bo
     """Make a suspended task ready; False for any other."""
     rows = connection.execute(_UNPARK, (task_id,)).fetchall()
     if rows:
-        place(connection, effects, task_id, rows[0])
+        *counts, reason, since_us = rows[0]
+        wait.resumed(connection, task_id, reason, effects.now_us - since_us)
+        place(connection, effects, task_id, tuple(counts))
     return bool(rows)
 
 
@@ -60,7 +62,7 @@ def revive(connection: sqlite3.Connection, effects: Effects, task_ids: Sequence[
         connection.execute(_WAIT_AGAIN, (task_id,))
         effects.counts[str(ended.state)] -= 1
         counts = (ended.attempt, 0, 0)
-        queue, _, thread_id = connection.execute(_PLACE, (task_id,)).fetchone()
+        queue, _, thread_id, _ = connection.execute(_PLACE, (task_id,)).fetchone()
         if thread_id is None:
             place(connection, effects, task_id, counts)
         else:
@@ -73,5 +75,5 @@ def revive(connection: sqlite3.Connection, effects: Effects, task_ids: Sequence[
 
 def place(connection: sqlite3.Connection, effects: Effects, task_id: int, counts: tuple[int, int, int]) -> None:
     """Put a task that is in no narrow table at the place of one that is ready from now."""
-    queue, priority, thread_id = connection.execute(_PLACE, (task_id,)).fetchone()
-    make_ready(connection, effects, task_id, queue=queue, priority=priority, thread_id=thread_id, counts=counts)
+    where = Place(*connection.execute(_PLACE, (task_id,)).fetchone())
+    make_ready(connection, effects, task_id, where, counts=counts)

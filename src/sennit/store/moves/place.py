@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import NamedTuple
 
 from sennit.model.order import order_us
 from sennit.store.effects import Effects
 from sennit.store.moves.turn import has_room
 from sennit.store.sql import statements
 
-READY, TIMER = statements("sqlite", "place")
-_PRIORITY = "SELECT priority FROM sennit_task WHERE id = ?"
+READY, TIMER, _READY_AGAIN = statements("sqlite", "place")
+_TASK = "SELECT priority, provider FROM sennit_task WHERE id = ?"
+
+
+class Place(NamedTuple):
+    """What says where a task waits once it is ready."""
+
+    queue: str
+    priority: int
+    thread_id: str | None
+    provider: str
 
 
 def make_ready(
     connection: sqlite3.Connection,
     effects: Effects,
     task_id: int,
+    place: Place,
     *,
-    queue: str,
-    priority: int,
-    thread_id: str | None,
     counts: tuple[int, int, int] = (0, 0, 0),
 ) -> None:
     """Put a task that is in no narrow table, and has its thread's turn, into `ready`, or among those that wait for room.
 
     `counts` are attempt, failures, crashes so far.
     """
+    queue, priority, thread_id, provider = place
     place_us = order_us(priority, now_us=effects.now_us)
     if thread_id is not None and not has_room(connection, effects, task_id, place_us=place_us, counts=counts):
         return
-    connection.execute(READY, (queue, place_us, task_id, *counts))
+    connection.execute(READY, (queue, provider, place_us, task_id, *counts))
     effects.became_ready(queue, priority)
 
 
@@ -44,8 +53,9 @@ def put_back(
     counts: tuple[int, int, int],
 ) -> None:
     """Put a task back into `ready` at the place in the order it had."""
-    connection.execute(READY, (queue, place_us, task_id, *counts))
-    effects.became_ready(queue, connection.execute(_PRIORITY, (task_id,)).fetchone()[0])
+    priority, provider = connection.execute(_TASK, (task_id,)).fetchone()
+    connection.execute(_READY_AGAIN, (queue, provider, place_us, task_id, *counts, effects.now_us))
+    effects.became_ready(queue, priority)
 
 
 def schedule(

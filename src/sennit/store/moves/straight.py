@@ -21,7 +21,7 @@ def is_plain(spec: TaskSpec) -> bool:
     """True for a task that nothing can hold back, refuse or find again."""
     held_back = spec.parents or spec.delay_us or spec.queue_timeout_us or spec.deadline_us
     named = (spec.key, spec.parent_id, spec.child_key, spec.thread_id, spec.entry)
-    return not held_back and named == (None, None, None, None, None)
+    return not held_back and not spec.provider and named == (None, None, None, None, None)
 
 
 def start(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec, *, worker_id: int) -> Claimed | None:
@@ -39,5 +39,5 @@ def start(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec, *, w
     effects.claimed = True
     return Claimed(
         id=task_id, attempt=1, handler=spec.handler, queue=queue, payload=spec.payload, options=spec.options,
-        created_us=now_us, priority=spec.priority,
+        created_us=now_us, priority=spec.priority, ready_us=now_us,
     )  # fmt: skip

@@ -56,10 +56,11 @@ def _is_fan_out(specs: Sequence[TaskSpec]) -> bool:
     if n == 1 or specs[-1].ref.id - first.ref.id != n - 1:
         return False
     kinds = {
-        (s.handler, s.queue, s.priority, s.parents, s.key, s.child_key, s.thread_id, s.delay_us, s.deadline_us, s.queue_timeout_us)
+        (s.handler, s.queue, s.priority, s.parents, s.key, s.child_key, s.thread_id, s.delay_us, s.deadline_us, s.queue_timeout_us,
+         s.provider)
         for s in specs
     }  # fmt: skip
-    plain = (first.handler, first.queue, first.priority, (), None, None, None, 0, 0, 0)
+    plain = (first.handler, first.queue, first.priority, (), None, None, None, 0, 0, 0, "")
     return kinds == {plain} and [s.ref.id for s in specs] == list(range(first.ref.id, first.ref.id + n))
 
 
@@ -119,7 +120,7 @@ def _insert(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Ta
             (
                 s.ref.id, s.handler, s.queue, s.priority, s.thread_id, s.key, s.parent_id, s.child_key, len(s.parents),
                 s.on_parent_failed, s.payload, s.options, s.crashes_max, s.delay_us,
-                now_us + s.deadline_us if s.deadline_us else None, now_us,
+                now_us + s.deadline_us if s.deadline_us else None, now_us, s.provider,
             )
             for s in specs
         ],
@@ -155,6 +156,6 @@ def _place(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Tas
             continue
         task_id, place_us = spec.ref.id, order_us(spec.priority, now_us=now_us)
         if spec.thread_id is None or has_room(connection, effects, task_id, place_us=place_us, counts=(0, 0, 0)):
-            rows.append((spec.queue, place_us, task_id, 0, 0, 0))
+            rows.append((spec.queue, spec.provider, place_us, task_id, 0, 0, 0))
             effects.became_ready(spec.queue, spec.priority)
     connection.executemany(READY, rows)

@@ -7,10 +7,10 @@ import sqlite3
 from sennit.model.lifecycle import State
 from sennit.model.task import Claim, ErrorInfo, WorkerInfo, encode
 from sennit.store.effects import Effects
-from sennit.store.moves import ask
+from sennit.store.moves import ask, permit, provider
 from sennit.store.moves.end import stop
 from sennit.store.moves.finish import rescue
-from sennit.store.moves.place import make_ready
+from sennit.store.moves.place import Place, make_ready
 from sennit.store.sql import statements
 
 _TIMERS, _DROP_TIMER, _LIMITS, _DROP_LIMIT, _STATE, _LAPSED, _NEXT_DUE = statements("sqlite", "fire")
@@ -27,18 +27,29 @@ def fire(connection: sqlite3.Connection, effects: Effects, *, worker_id: int) ->
     for due_us, task_id, kind in connection.execute(_LIMITS, (now_us,)).fetchall():
         connection.execute(_DROP_LIMIT, (due_us, task_id, kind))
         _limit_passed(connection, effects, task_id, kind)
-    for due_us, task_id, attempt, failures, crashes, queue, priority, thread_id in connection.execute(
-        _TIMERS, (now_us,)
-    ).fetchall():
+    for due_us, task_id, attempt, failures, crashes, *place in connection.execute(_TIMERS, (now_us,)).fetchall():
         connection.execute(_DROP_TIMER, (due_us, task_id))
-        counts = (attempt, failures, crashes)
-        make_ready(connection, effects, task_id, queue=queue, priority=priority, thread_id=thread_id, counts=counts)
+        make_ready(connection, effects, task_id, Place(*place), counts=(attempt, failures, crashes))
     ask.expire(connection, effects)
     for (lapsed_id,) in connection.execute(_LAPSED, (now_us,)).fetchall():
         lost = rescue(connection, effects, lapsed_id, "the lease of its worker lapsed (frozen, or its host is gone)")
         effects.stops.setdefault(lapsed_id, []).extend(lost)
-    next_us: int | None = connection.execute(_NEXT_DUE, (worker_id, now_us)).fetchone()[0]
+    next_us: int | None
+    who = {"worker_id": worker_id, "now_us": now_us}
+    next_us, is_held_until_now = connection.execute(_NEXT_DUE, who).fetchone()
+    if is_held_until_now:
+        _serve_again(connection, effects)
+        next_us, _ = connection.execute(_NEXT_DUE, who).fetchone()
     return next_us
+
+
+def _serve_again(connection: sqlite3.Connection, effects: Effects) -> None:
+    """Let calls through that were held back until now; the orders for tasks are served at the end of the transaction."""
+    pools = provider.Pools(connection, effects.now_us, effects.bounds)
+    due = provider.due(connection, pools)
+    permit.serve(connection, effects, pools, due)
+    pools.flush(effects)
+    effects.ready |= permit.queues_of(connection, pools, due)
 
 
 def _limit_passed(connection: sqlite3.Connection, effects: Effects, task_id: int, kind: str) -> None:

@@ -13,10 +13,10 @@ from sennit.store.effects import Effects
 from sennit.store.sql import statements
 
 (
-    _ANY, _LAST, _ENTER, _FIRST, _LEAVE, _HOLD, _MOVE, _ALL,
+    _LAST, _ENTER, _FIRST, _LEAVE, _HOLD, _MOVE, _ALL,
     _GATE, _IDLE, _ANY_GATED, _ADMIT, _ADMITTED,
 ) = statements("sqlite", "turn")  # fmt: skip
-_READY, _ = statements("sqlite", "place")
+_READY = statements("sqlite", "place")[0]
 _WAIT = "INSERT INTO sennit_waiting (id, need, attempt, failures, crashes, free) VALUES (?, 1, ?, ?, ?, 1)"
 _WAIT_MORE = "UPDATE sennit_waiting SET need = need + 1 WHERE id = ? AND free = 0"
 _UNWAIT = "DELETE FROM sennit_waiting WHERE id = ?"
@@ -45,8 +45,6 @@ def enter(connection: sqlite3.Connection, specs: Sequence[TaskSpec]) -> list[int
 
 def leave(connection: sqlite3.Connection, effects: Effects, ended: Sequence[int], pass_on: PassOn) -> None:
     """Take ended tasks out of their threads; `pass_on` is told of each task whose turn has come."""
-    if not connection.execute(_ANY).fetchone()[0]:
-        return
     left = connection.execute(_LEAVE, (encode(ended),)).fetchall()
     for thread_id in dict.fromkeys(thread_id for thread_id, held in left if held):
         first = connection.execute(_FIRST, (thread_id,)).fetchone()
@@ -109,18 +107,13 @@ def admit(connection: sqlite3.Connection, effects: Effects) -> None:
     """Give the room there is to those who wait for it, in order."""
     if not connection.execute(_ANY_GATED).fetchone()[0]:
         return
-    for task_id, place_us, attempt, failures, crashes, queue, priority in connection.execute(
+    for task_id, place_us, attempt, failures, crashes, queue, priority, provider in connection.execute(
         _ADMIT, {"n": effects.bounds.threads_max}
     ).fetchall():
         connection.execute(_ADMITTED, (task_id,))
         connection.execute(_UNWAIT, (task_id,))
-        connection.execute(_READY, (queue, place_us, task_id, attempt, failures, crashes))
+        connection.execute(_READY, (queue, provider, place_us, task_id, attempt, failures, crashes))
         effects.became_ready(queue, priority)
-
-
-def is_busy(connection: sqlite3.Connection, thread_id: str) -> bool:
-    """True while a thread has an open task."""
-    return connection.execute(_FIRST, (thread_id,)).fetchone() is not None
 
 
 def open_tasks(connection: sqlite3.Connection, thread_id: str) -> list[int]:

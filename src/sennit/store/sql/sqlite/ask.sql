@@ -45,7 +45,7 @@ SELECT a.id, a.task_id, t.handler, t.thread_id, a.spec, a.state, a.version, a.le
 SELECT a.id, a.task_id, t.handler, t.thread_id, a.spec, a.state, a.version, a.level, a.assignee, a.created_us,
        a.expires_us, a.closed_us, a.answer
   FROM sennit_ask AS a JOIN sennit_task AS t ON t.id = a.task_id
- WHERE a.kind = 'ask' AND a.state = 'open'
+ WHERE a.kind = :kind AND a.id > :after_id AND a.state = 'open'
    AND (:thread_id IS NULL OR t.thread_id = :thread_id) AND (:task_id IS NULL OR a.task_id = :task_id)
    AND (:assignee IS NULL OR a.assignee = :assignee)
  ORDER BY a.id LIMIT :n;
@@ -53,7 +53,15 @@ SELECT a.id, a.task_id, t.handler, t.thread_id, a.spec, a.state, a.version, a.le
 SELECT a.id, a.task_id, t.handler, t.thread_id, a.spec, a.state, a.version, a.level, a.assignee, a.created_us,
        a.expires_us, a.closed_us, a.answer
   FROM sennit_ask AS a JOIN sennit_task AS t ON t.id = a.task_id
- WHERE a.kind = 'ask' AND (:states IS NULL OR a.state IN (SELECT value FROM json_each(:states)))
+ WHERE a.kind = :kind AND a.id > :after_id AND (:states IS NULL OR a.state IN (SELECT value FROM json_each(:states)))
    AND (:thread_id IS NULL OR t.thread_id = :thread_id) AND (:task_id IS NULL OR a.task_id = :task_id)
    AND (:assignee IS NULL OR a.assignee = :assignee)
  ORDER BY a.id LIMIT :n;
+
+SELECT a.id, a.task_id, t.handler, t.thread_id, a.spec, a.state, a.version, a.level, a.assignee, a.created_us,
+       a.expires_us, a.closed_us, a.answer
+  FROM sennit_ask AS a JOIN sennit_task AS t ON t.id = a.task_id
+ WHERE a.kind = :kind AND a.id > :after_id AND (:states IS NULL OR a.state IN (SELECT value FROM json_each(:states)))
+   AND (:thread_id IS NULL OR t.thread_id = :thread_id) AND (:task_id IS NULL OR a.task_id = :task_id)
+   AND (:assignee IS NULL OR a.assignee = :assignee)
+ ORDER BY a.id DESC LIMIT :n;

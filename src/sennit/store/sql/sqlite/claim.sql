@@ -1,29 +1,35 @@
 -- claim: ready -> running, at most :n rows of one queue, in order.
 -- Atomic because the transaction holds SQLite's only write lock: all three statements see the same rows. The first
 -- finds them (with what the worker needs), the other two move the whole range at once, however many rows it has.
--- It also says, once and not per row, whether the worker has a lease and whether any task has a time limit: two
--- statements more would be a tenth of the time from an idle submit to the commit.
+-- It also says, once and not per row, whether the worker has a lease, whether any task has a time limit, and whether
+-- tasks of the queue need a permit (these are lane.sql's business): statements more would be a tenth of the time from
+-- an idle submit to the commit.
 -- Uses the primary key of sennit_ready as a range (guarded by a test on EXPLAIN).
 -- DELETE … RETURNING would be one statement less, but returns rows in no order (measured, 3.40.1).
 
 SELECT r.id, r.order_us, r.attempt + 1, r.failures, r.crashes,
        t.handler, t.payload, t.options, t.thread_id, t.created_us, t.deadline_us, t.parents, t.priority,
        EXISTS (SELECT 1 FROM sennit_worker WHERE id = :worker_id AND bell <> ''),
-       EXISTS (SELECT 1 FROM sennit_deadline WHERE due_us >= 0)
+       EXISTS (SELECT 1 FROM sennit_deadline WHERE due_us >= 0),
+       EXISTS (SELECT 1 FROM sennit_ready WHERE queue = :queue AND provider > '')
   FROM sennit_ready AS r JOIN sennit_task AS t ON t.id = r.id
- WHERE r.queue = :queue
+ WHERE r.queue = :queue AND r.provider = ''
  ORDER BY r.order_us, r.id
  LIMIT :n;
 
 INSERT INTO sennit_running (id, attempt, failures, crashes, worker_id, queue, order_us, started_us)
 SELECT id, attempt + 1, failures, crashes, :worker_id, queue, order_us, :now_us
   FROM sennit_ready
- WHERE queue = :queue AND (order_us, id) <= (:order_us, :id);
+ WHERE queue = :queue AND provider = '' AND (order_us, id) <= (:order_us, :id);
 
-DELETE FROM sennit_ready WHERE queue = :queue AND (order_us, id) <= (:order_us, :id);
+DELETE FROM sennit_ready WHERE queue = :queue AND provider = '' AND (order_us, id) <= (:order_us, :id);
 
 -- results of the parents, in the order of the child's list; one that was pruned keeps its place
 SELECT p.state, p.result FROM sennit_edge AS e LEFT JOIN sennit_task AS p ON p.id = e.parent
  WHERE e.child = ? ORDER BY e.pos;
 
 SELECT key, result FROM sennit_step WHERE task_id = ?;
+
+-- the same facts when no task was found without a provider
+SELECT EXISTS (SELECT 1 FROM sennit_worker WHERE id = :worker_id AND bell <> ''),
+       EXISTS (SELECT 1 FROM sennit_ready WHERE queue = :queue AND provider > '');

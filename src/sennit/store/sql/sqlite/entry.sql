@@ -5,9 +5,9 @@ SELECT (SELECT count(*) FROM (SELECT 1 FROM sennit_ready WHERE queue = :queue LI
      + (SELECT count(*) FROM (SELECT 1 FROM sennit_turn WHERE queue = :queue AND held = 0 LIMIT :n))
      + (SELECT count(*) FROM (SELECT 1 FROM sennit_turn WHERE queue = :queue AND gate_us IS NOT NULL LIMIT :n));
 
--- who is shed: ready, never started, of lower priority than :priority, the last in the order first
-SELECT r.id FROM sennit_ready AS r JOIN sennit_task AS t ON t.id = r.id
- WHERE r.queue = :queue AND r.attempt = 0 AND t.priority > :priority
+-- who is shed, of one lane: ready, never started, of lower priority than :priority, the last in the order first
+SELECT r.order_us, r.id FROM sennit_ready AS r JOIN sennit_task AS t ON t.id = r.id
+ WHERE r.queue = :queue AND r.provider = :lane AND r.attempt = 0 AND t.priority > :priority
  ORDER BY r.order_us DESC, r.id DESC LIMIT :n;
 
 -- the latest ends of a queue, among the latest of all
@@ -37,13 +37,15 @@ DELETE FROM sennit_blocked WHERE worker_id = ? AND queue = ?;
 
 SELECT EXISTS (SELECT 1 FROM sennit_blocked);
 
--- an urgent task that was left, looked for near the front only
-SELECT EXISTS (SELECT 1 FROM (SELECT id FROM sennit_ready WHERE queue = ? ORDER BY order_us, id LIMIT 100) AS r
-                 JOIN sennit_task AS t ON t.id = r.id WHERE t.priority = 0);
+-- an urgent task of a lane that was left, looked for near the front only
+SELECT EXISTS (SELECT 1 FROM (SELECT id FROM sennit_ready WHERE queue = ? AND provider = ? ORDER BY order_us, id LIMIT 100)
+                   AS r JOIN sennit_task AS t ON t.id = r.id WHERE t.priority = 0);
 
 SELECT thread_id, held FROM sennit_turn WHERE id = ?;
 
 SELECT count(*) FROM sennit_turn WHERE thread_id = ? AND seq < (SELECT seq FROM sennit_turn WHERE id = ?);
 
-SELECT count(*) FROM sennit_ready AS o, (SELECT queue, order_us, id FROM sennit_ready WHERE id = ?) AS mine
- WHERE o.queue = mine.queue AND (o.order_us, o.id) < (mine.order_us, mine.id);
+SELECT queue, order_us, id FROM sennit_ready WHERE id = ?;
+
+-- those of one lane
+SELECT count(*) FROM sennit_ready WHERE queue = ? AND (order_us, id) < (?, ?) AND provider = ?;

@@ -10,7 +10,8 @@ SELECT t.id, t.handler, t.queue, t.priority, t.thread_id, t.key, t.parent_id, t.
             WHEN m.id THEN 'scheduled' WHEN p.id THEN 'suspended' END,
        m.due_us, coalesce(w.need, 0),
        coalesce(m.reason, p.reason, CASE WHEN u.held = 0 THEN 'thread' WHEN u.gate_us THEN 'threads_max' END, ''),
-       CASE WHEN :id IS NULL THEN NULL ELSE t.result END, CASE WHEN :id IS NULL THEN X'' ELSE t.payload END
+       CASE WHEN :id IS NULL THEN NULL ELSE t.result END, CASE WHEN :id IS NULL THEN X'' ELSE t.payload END,
+       t.provider
   FROM sennit_task AS t
   LEFT JOIN sennit_running AS r ON r.id = t.id
   LEFT JOIN sennit_ready   AS q ON q.id = t.id

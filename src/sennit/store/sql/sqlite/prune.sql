@@ -19,6 +19,12 @@ DELETE FROM sennit_log WHERE task_id = ?1;
 
 DELETE FROM sennit_ask WHERE task_id = ?1;
 
+DELETE FROM sennit_wait WHERE task_id = ?1;
+
+DELETE FROM sennit_begun WHERE task_id = ?1;
+
+DELETE FROM sennit_budget WHERE scope = 'task' AND key = CAST(?1 AS TEXT);
+
 DELETE FROM sennit_cache_tag WHERE (handler, key) IN (SELECT handler, key FROM sennit_cache WHERE task_id = ?1);
 
 DELETE FROM sennit_cache WHERE task_id = ?1;

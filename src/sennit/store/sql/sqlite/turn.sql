@@ -2,8 +2,6 @@
 -- every question about a thread is one step along the primary key.
 -- Atomic because passing the turn on happens in the transaction that ended the holder.
 
-SELECT EXISTS (SELECT 1 FROM sennit_turn);
-
 SELECT seq FROM sennit_turn WHERE thread_id = ? ORDER BY seq DESC LIMIT 1;
 
 INSERT INTO sennit_turn (thread_id, seq, id, queue, held) VALUES (?, ?, ?, ?, ?);
@@ -25,7 +23,7 @@ UPDATE sennit_turn SET active = 0 WHERE id = ? AND active = 1;
 
 SELECT EXISTS (SELECT 1 FROM sennit_turn WHERE gate_us IS NOT NULL);
 
-SELECT g.id, g.gate_us, w.attempt, w.failures, w.crashes, g.queue, t.priority
+SELECT g.id, g.gate_us, w.attempt, w.failures, w.crashes, g.queue, t.priority, t.provider
   FROM sennit_turn AS g JOIN sennit_waiting AS w ON w.id = g.id JOIN sennit_task AS t ON t.id = g.id
  WHERE g.gate_us IS NOT NULL
  ORDER BY g.gate_us, g.id

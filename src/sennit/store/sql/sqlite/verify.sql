@@ -80,3 +80,31 @@ SELECT 'the ledger says ' || l.open || ' live, and ' || t.rows || ' are there'
                AS open FROM sennit_ledger) AS l,
        (SELECT count(*) AS rows FROM sennit_task WHERE state = 0) AS t
  WHERE l.open <> t.rows;
+
+-- a ready task stands in the lane of its provider
+SELECT 'task ' || r.id || ' is ready in lane ''' || r.provider || ''' and its provider is ''' || t.provider || ''''
+  FROM sennit_ready AS r JOIN sennit_task AS t ON t.id = r.id WHERE r.provider <> t.provider LIMIT 100;
+
+-- the permit of a claim goes with the attempt
+SELECT 'task ' || p.id || ' has a permit of ' || p.provider || ', and does not run'
+  FROM sennit_permit AS p LEFT JOIN sennit_running AS r ON r.id = p.id
+ WHERE p.task_id = p.id AND (r.id IS NULL OR r.worker_id <> p.worker_id) LIMIT 100;
+
+-- a permit, or a request for one, is of a process that is registered: its death frees it
+SELECT 'permit ' || p.id || ' of ' || p.provider || ' is of process ' || p.worker_id || ', which is not registered'
+  FROM sennit_permit AS p LEFT JOIN sennit_worker AS w ON w.id = p.worker_id WHERE w.id IS NULL LIMIT 100;
+
+-- a permit that is out is known to its provider
+SELECT 'permit ' || p.id || ' is out, and provider ' || p.provider || ' is not known'
+  FROM sennit_permit AS p LEFT JOIN sennit_provider AS k ON k.name = p.provider
+ WHERE p.granted_us IS NOT NULL AND (k.name IS NULL OR p.mark IS NULL) LIMIT 100;
+
+-- a budget that follows from one for each of its kind has the bounds of that
+SELECT 'the budget of ' || b.scope || ' ' || b.key || ' follows from none, or has other bounds'
+  FROM sennit_budget AS b LEFT JOIN sennit_budget AS each ON each.scope = b.scope AND each.key = ''
+ WHERE b.is_own = 0 AND (each.tokens_max IS NOT b.tokens_max OR each.cost_nano_max IS NOT b.cost_nano_max) LIMIT 100;
+
+-- what is known of the waits of a task goes with it
+SELECT 'waits of task ' || w.id || ' are kept, and the task is not'
+  FROM (SELECT task_id AS id FROM sennit_wait UNION SELECT task_id FROM sennit_begun) AS w
+  LEFT JOIN sennit_task AS t ON t.id = w.id WHERE t.id IS NULL LIMIT 100;

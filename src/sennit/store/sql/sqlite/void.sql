@@ -1,6 +1,4 @@
--- void: what ends takes its open questions along. The index holds open ones only, so the usual look finds nothing.
-
-SELECT EXISTS (SELECT 1 FROM sennit_ask WHERE state = 'open');
+-- void: what ends takes its open questions along. Who asks has seen that there are open ones at all (end.sql).
 
 UPDATE sennit_ask SET state = 'void', closed_us = ?, version = version + 1
  WHERE state = 'open' AND task_id IN (SELECT value FROM json_each(?)) RETURNING kind;

@@ -18,7 +18,8 @@ SELECT id, bell FROM sennit_worker WHERE id <> ? AND bell <> '';
 
 UPDATE sennit_worker SET bell = '' WHERE id = ?;
 
-DELETE FROM sennit_worker WHERE id = ? AND NOT EXISTS (SELECT 1 FROM sennit_running WHERE worker_id = sennit_worker.id);
+DELETE FROM sennit_worker WHERE id = ? AND NOT EXISTS (SELECT 1 FROM sennit_running WHERE worker_id = sennit_worker.id)
+   AND NOT EXISTS (SELECT 1 FROM sennit_permit WHERE worker_id = sennit_worker.id);
 
 INSERT OR IGNORE INTO sennit_stop (worker_id, task_id, attempt) VALUES (?, ?, ?);
 
