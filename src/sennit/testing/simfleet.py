@@ -328,7 +328,9 @@ class Fleet:
                 )
 
     def _ready(self) -> set[tuple[int, int, str]]:
-        return {(v.id, v.attempt, v.queue) for v in self.truth.tasks(states=[State.READY], limit=10**6).wait()}
+        """Return the ready tasks that no provider holds back."""
+        ready = self.truth.tasks(states=[State.READY], limit=10**6).wait()
+        return {(v.id, v.attempt, v.queue) for v in ready if not v.reason}
 
     def _free(self) -> dict[tuple[str, str], int]:
         """Return (process, queue) → bodies it has started so far, for queues in which it has a free slot."""

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 
 from sennit.errors import SennitError, StoreFull
 from sennit.model.lifecycle import State
+from sennit.model.provider import CallReport
 from sennit.model.task import Claim, Ending, Succeeded, TaskSpec, WorkerInfo
 from sennit.model.thread import AskView, Decision, StateView, StateWrite
 from sennit.store.memory import MemoryStore
@@ -181,6 +182,11 @@ class SlowStore(MemoryStore):
 
         with self._surely():
             self._later(apply)
+
+    def return_permit(self, permit_id: int, report: CallReport | None = None) -> Ack[bool]:
+        """Return a permit."""
+        with self._surely():
+            return super().return_permit(permit_id, report)
 
     # ------------------------------------------------------------ calls under the eyes of the audit
 
