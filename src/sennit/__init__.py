@@ -18,15 +18,19 @@ if TYPE_CHECKING:
     from sennit.errors import (
         AskDenied,
         AskExpired,
+        BudgetExceeded,
+        QueueFull,
         SennitError,
         StoreError,
         SubmitError,
         TaskCancelled,
         TaskFailed,
         TaskNotFound,
+        ThreadBusy,
     )
     from sennit.model.order import Priority
     from sennit.model.retry import Cancel, NotRetryable, Retry, RetryPolicy, Rule, Snooze
+    from sennit.model.timeout import AdaptiveTimeout
     from sennit.runtime import App
     from sennit.submit.asking import ask, wait_event
     from sennit.submit.context import heartbeat, sleep, step
@@ -36,14 +40,17 @@ if TYPE_CHECKING:
 
 # Where each name lives; imported on first use, so that `sennit --version` stays far below 100 ms.
 _HOMES = {
+    "AdaptiveTimeout": "sennit.model.timeout",
     "App": "sennit.runtime",
     "AskDenied": "sennit.errors",
     "AskExpired": "sennit.errors",
+    "BudgetExceeded": "sennit.errors",
     "Cancel": "sennit.model.retry",
     "Handle": "sennit.submit.handle",
     "Handles": "sennit.submit.handle",
     "NotRetryable": "sennit.model.retry",
     "Priority": "sennit.model.order",
+    "QueueFull": "sennit.errors",
     "Retry": "sennit.model.retry",
     "RetryPolicy": "sennit.model.retry",
     "Rule": "sennit.model.retry",
@@ -55,6 +62,7 @@ _HOMES = {
     "TaskCancelled": "sennit.errors",
     "TaskFailed": "sennit.errors",
     "TaskNotFound": "sennit.errors",
+    "ThreadBusy": "sennit.errors",
     "ask": "sennit.submit.asking",
     "heartbeat": "sennit.submit.context",
     "sleep": "sennit.submit.context",
@@ -64,14 +72,17 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdaptiveTimeout",
     "App",
     "AskDenied",
     "AskExpired",
+    "BudgetExceeded",
     "Cancel",
     "Handle",
     "Handles",
     "NotRetryable",
     "Priority",
+    "QueueFull",
     "Retry",
     "RetryPolicy",
     "Rule",
@@ -83,6 +94,7 @@ __all__ = [
     "TaskCancelled",
     "TaskFailed",
     "TaskNotFound",
+    "ThreadBusy",
     "__version__",
     "ask",
     "heartbeat",

@@ -21,3 +21,11 @@ def app(url: str) -> Iterator[App]:
     app = App(url, durability="normal")
     yield app
     app.close()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def any_app(request: pytest.FixtureRequest, url: str) -> Iterator[App]:
+    """The same, once on each store; with more slots than a provider has room."""
+    app = App("memory://" if request.param == "memory" else url, durability="normal", slots=20)
+    yield app
+    app.close()

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +15,10 @@ import pydantic
 import pytest
 
 from sennit import App, AskDenied, AskExpired, Handle, RetryPolicy, TaskFailed, ask, step, thread, wait_event
-from sennit.errors import AskClosed, UsageError
+from sennit.errors import AnswerInvalid, AskClosed, UsageError
 from sennit.model.lifecycle import State
 from sennit.model.thread import AskView
+from sennit.sync.pending import Pending
 
 WAIT_S = 20.0
 RETRIES = RetryPolicy(retries=3, delay_s=0.0)
@@ -33,7 +34,7 @@ def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[App]:
 def asked(app: App, n: int = 1) -> list[AskView]:
     """Wait until `n` questions are open and return them."""
     found: dict[int, AskView] = {}
-    for view in app.inbox().watch():
+    for view in (question.view for question in app.inbox().watch()):
         if view.state == "open":
             found[view.id] = view
         else:
@@ -377,6 +378,22 @@ def test_an_expired_question_can_be_caught_and_is_no_denial(quiet: App) -> None:
         assert handle.result() == f"expired {t.inbox.list(states=()).result()[0].id}"
 
 
+def test_an_expired_wait_for_an_event_says_which_it_was(quiet: App) -> None:
+    @quiet.task
+    async def body() -> str:
+        try:
+            return str(await wait_event("paid", "7", expires_s=1.0))
+        except AskExpired as expired:
+            return f"expired {expired.ask_id}: {expired.what}"
+
+    with quiet.testing() as t:
+        handle = body.submit()
+        t.advance(2)
+
+        [wait] = t.inbox.list(states=(), events=True).result()
+        assert handle.result() == f"expired {wait.id}: nobody answered in time: event 'paid' 7"
+
+
 def test_an_expired_question_can_have_a_default(quiet: App) -> None:
     @quiet.task
     async def body() -> list[Any]:
@@ -430,6 +447,34 @@ def test_a_signal_reaches_all_that_wait_for_it_and_is_typed(quiet: App) -> None:
         t.drain()
         assert (first.result(), second.result()) == (["x"], ["x"])
         assert other.view().result().state is State.SUSPENDED
+
+
+def test_waits_for_events_are_listed_apart_and_no_person_decides_them(quiet: App) -> None:
+    @quiet.task
+    async def body() -> list[Any]:
+        return [await wait_event("paid", "7"), await ask("Ship it?")]
+
+    with quiet.testing() as t:
+        handle = body.submit()
+        t.drain()
+
+        assert t.inbox.list().result() == []
+        [wait] = t.inbox.list(events=True).result()
+        assert (wait.text, wait.state, wait.view.task_id) == ("event 'paid' 7", "open", handle.id)
+        assert (wait.view.spec.name, wait.view.spec.event_key) == ("paid", "7")
+        decisions: list[Callable[[], Pending[AskView]]]
+        decisions = [wait.approve, wait.reject, lambda: wait.respond(1), lambda: wait.edit(1)]
+        for decide in decisions:
+            with pytest.raises(AnswerInvalid, match="no question"):
+                decide().result()
+        quiet.signal("paid", "7", 3).result()
+        t.drain()
+
+        assert t.inbox.list(events=True).result() == []
+        [question] = t.inbox.list().result()
+        question.approve().result()
+        t.drain()
+        assert handle.result() == [3, True]
 
 
 def test_a_signal_that_came_early_is_kept_and_taken_once(app: App) -> None:

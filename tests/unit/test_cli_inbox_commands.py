@@ -176,8 +176,8 @@ def test_a_question_in_json_has_its_keys(run: Run, send: Callable[[], Handle[Mai
     (found,) = run.json("inbox", "show", run.asked(send()))
 
     assert list(found) == [
-        "schema", "id", "version", "state", "kind", "question", "task_id", "handler", "thread_id", "assignee", "level",
-        "created_at", "expires_at", "closed_at", "on_expire", "escalate_to", "context", "proposal", "default",
+        "schema", "id", "version", "state", "kind", "question", "event", "task_id", "handler", "thread_id", "assignee",
+        "level", "created_at", "expires_at", "closed_at", "on_expire", "escalate_to", "context", "proposal", "default",
         "allow_edit", "answer_schema", "answer", "by", "reason",
     ]  # fmt: skip
     reference = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
@@ -372,6 +372,32 @@ def test_a_signal_says_how_many_waited_or_that_it_is_kept(app: App, run: Run) ->
     assert waiting.result() == {"amount": 12}
     assert (kept["waited"], kept["kept"], kept["payload"]) == (0, True, None)
     assert paid.submit("o-2").result() is None
+
+
+def test_who_waits_for_which_event_is_listed(app: App, run: Run) -> None:
+    @app.task(name="paid")
+    async def paid(order: str) -> object:
+        return await wait_event("paid", order, expires_s=3600)
+
+    assert run("inbox", "ls", "--events") == "events  nothing waits for an event\n"
+    waiting = paid.options(thread_id="shop").submit("o 1")
+    while not run.json("tasks", "ls", "--state", "suspended"):
+        pass
+    text = run("inbox", "ls", "--events")
+    (found,) = run.json("inbox", "ls", "--events", "--thread", "shop")
+    shown = run("inbox", "show", str(found["id"]))
+    run("inbox", "approve", str(found["id"]))
+
+    assert (found["kind"], found["state"], found["event"]) == ("event", "open", {"name": "paid", "key": "o 1"})
+    assert (found["task_id"], found["question"]) == (waiting.id, "event 'paid' o 1")
+    assert text.splitlines()[0].startswith("events  1 waiting, oldest ")
+    assert re.search(rf"in \S+, then it fails +shop +{waiting.id} paid +paid +o 1$", text.splitlines()[-1])
+    assert "do         sennit signal paid 'o 1' PAYLOAD\n" in shown
+    assert (run.code, "no question" in run.err) == (2, True)
+    assert run.json("inbox", "ls") == []
+    run("signal", "paid", "o 1", "7")
+    assert waiting.result() == 7
+    assert "answered: 7" in run("inbox", "ls", "--events", "--all")
 
 
 def test_cached_results_are_forgotten_by_tag(app: App, run: Run) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sennit.cli.calls import call_of_line, call_of_words
 from sennit.cli.console import CLEAR, LogLines
-from sennit.cli.output import clipped, moment, pretty, rfc3339, safe, safe_lines, size, span, table
+from sennit.cli.output import clipped, columns, moment, padded, pretty, rfc3339, safe, safe_lines, size, span, table
 from sennit.cli.progress import Progress
 from sennit.errors import PayloadError
 from sennit.submit.registry import Handler, Registry
@@ -93,6 +93,41 @@ def test_a_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     table(["id", "state"], [[7, "ready"], [1000, "running"]], right=frozenset({"id"}))
 
     assert capsys.readouterr().out == "  id  state\n   7  ready\n1000  running\n"
+
+
+def test_a_table_is_aligned_on_a_terminal_that_draws_east_asian_text_wide(capsys: pytest.CaptureFixture[str]) -> None:
+    table(["id", "thread", "state"], [[1, "会话", "ready"], [2, "ｆｕｌｌ", "running"], [3, "e\u0301te", "ready"]])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == ["1   会话      ready", "2   ｆｕｌｌ  running", "3   e\u0301te       ready"]
+    assert len({columns(line.rpartition(" ")[0]) for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "cut"),
+    [
+        ("abc", 3, "abc"),
+        ("abcd", 3, "ab…"),
+        ("abc\nd", 3, "ab…"),
+        ("ab\nd", 3, "ab…"),
+        ("会话", 4, "会话"),
+        ("会话录", 5, "会话…"),
+        ("会话录", 4, "会…"),
+        ("e\u0301e\u0301e\u0301", 3, "e\u0301e\u0301e\u0301"),
+        ("e\u0301e\u0301e\u0301", 2, "e\u0301…"),
+        ("", 1, ""),
+    ],
+)
+def test_text_is_clipped_to_columns_of_the_terminal(text: str, width: int, cut: str) -> None:
+    assert clipped(text, width) == cut
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Cf", "Zl", "Zp"])), st.integers(1, 12))
+def test_clipped_text_never_takes_more_columns_than_it_may(text: str, width: int) -> None:
+    shown = clipped(text, width)
+
+    assert columns(shown) <= width
+    assert columns(padded(shown, width)) == columns(padded(shown, width, right=True)) == width
 
 
 @given(st.text())

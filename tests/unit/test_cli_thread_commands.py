@@ -62,7 +62,9 @@ def test_ls_shows_open_tasks_holder_and_version(app: App, run: Run) -> None:
     assert "\\x1b[2J" in text
     assert "\x1b" not in text
     run("threads", "ls", "--limit", "1")
-    assert run.err == "1 shown, there may be more: --limit\n"
+    assert run.err == "showing 1 of more than 1; more with --limit\n"
+    assert len(run.json("threads", "ls", "--limit", "2")) == 2
+    assert run.err == ""
 
 
 def test_show_has_the_tasks_and_the_state(app: App, run: Run) -> None:
@@ -190,12 +192,15 @@ def test_a_thread_with_open_tasks_is_not_forgotten(app: App, run: Run) -> None:
         (["show", "--", "-x"], 3, "there is no thread '-x'"),
         (["show", ""], 2, "thread_id is empty"),
         (["show", "\udcff"], 2, "surrogate"),
-        (["state", "nobody"], 3, "has no state"),
+        (["state", "nobody"], 3, "there is no thread 'nobody'"),
+        (["state", "of tasks"], 3, "thread 'of tasks' has no state"),
+        (["forget", "of tasks", "--yes"], 3, "thread 'of tasks' has no state"),
         (["state", "t", "--config"], 3, "has no config"),
         (["state", "t", "--version", "7"], 3, "versions 1 to 2 are kept"),
-        (["history", "nobody"], 3, "has no state"),
+        (["history", "nobody"], 3, "there is no thread 'nobody'"),
+        (["history", "t", "--config"], 3, "has no config"),
         (["diff", "t", "1", "7"], 3, "version 7"),
-        (["fork", "nobody", "new"], 3, "has no state"),
+        (["fork", "nobody", "new"], 3, "there is no thread 'nobody'"),
         (["fork", "t", "new", "--version", "7"], 3, "version 7"),
         (["forget", "nobody", "--yes"], 3, "there is no thread"),
         (["context", "nobody"], 3, "has nothing in"),
@@ -203,6 +208,11 @@ def test_a_thread_with_open_tasks_is_not_forgotten(app: App, run: Run) -> None:
 )
 def test_what_is_not_there_has_its_exit_code(app: App, run: Run, words: list[str], code: int, text: str) -> None:
     write(app, "t", 1, 2)
+
+    @app.task(name="quiet")
+    async def quiet() -> None: ...
+
+    quiet.options(thread_id="of tasks").submit()
 
     out = run("threads", *words)
 

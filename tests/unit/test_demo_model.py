@@ -1,19 +1,25 @@
-"""The demo's model server and its client, over a real loopback connection."""
+"""The demo's model and its client, over a real loopback connection and under a real provider's limits."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable
-from urllib.request import urlopen
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from sennit import App
+from sennit.cli.demo import fleet
 from sennit.cli.demo.analysis import analyse
-from sennit.cli.demo.client import ChatReply, ModelUnavailable, RateLimited, chat, endpoint_from
-from sennit.cli.demo.model_server import MODEL, ModelServerSettings, ServerStats, serving
+from sennit.cli.demo.client import ChatReply, Endpoint, ModelUnavailable, RateLimited, chat, endpoint_from
+from sennit.cli.demo.digest import model_words
+from sennit.cli.demo.model import Model, model_of
+from sennit.cli.demo.records import ModelUse, Pause
 from sennit.cli.demo.review import compose, messages_for, summarise
+from sennit.model.provider import ProviderView
 
 SOURCE = '''"""Keeps the books. Twice."""
 def tangle(a, b=[]):
@@ -25,19 +31,49 @@ def tangle(a, b=[]):
     return a and b or a
 def plain(): pass
 '''
-AT_ONCE = ModelServerSettings(delay_scale=0.0, refused_share=0.0)
 
 
-def ask(base_url: str, prompt: str, *, timeout_s: float = 10.0) -> Awaitable[ChatReply]:
-    return chat(base_url, "key", MODEL, [{"role": "user", "content": prompt}], timeout_s=timeout_s)
+@pytest.fixture
+def fleet_app() -> Iterator[App]:
+    with closing(App("memory://")) as app:
+        yield app
 
 
-def stats_at(base_url: str) -> ServerStats:
-    with urlopen(base_url.removesuffix("/v1") + "/stats", timeout=10) as answer:
-        return msgspec.json.decode(answer.read(), type=ServerStats)
+class Caller:
+    """Makes calls as a worker does. `used` is what the provider knows of them."""
+
+    def __init__(self, app: App, name: str = "model") -> None:
+        self._provider = app.provider(name, parallel=8, prices={fleet.MODEL: (1.0, 2.0)}, breaker=None)
+
+    async def ask(self, base_url: str, *, key: str = "key", timeout_s: float = 10.0) -> ChatReply:
+        messages = [{"role": "user", "content": "x = 1"}]
+        return await self.chat(Endpoint(base_url, key, fleet.MODEL), messages, timeout_s=timeout_s)
+
+    async def chat(self, endpoint: Endpoint, messages: list[dict[str, str]], *, timeout_s: float = 10.0) -> ChatReply:
+        return await chat(self._provider.slot(), endpoint, messages, timeout_s=timeout_s)
+
+    @property
+    def used(self) -> ProviderView:
+        return self._provider.view().result()[0]
 
 
-def ask_one_that_answers(raw: bytes, *, scheme: str = "http", timeout_s: float = 10.0) -> ChatReply:
+@pytest.fixture
+def caller(fleet_app: App) -> Caller:
+    return Caller(fleet_app)
+
+
+@pytest.fixture
+def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def our_model(*, n_files: int = 1000) -> AbstractContextManager[Model]:
+    return model_of(workers=1, n_files=n_files, seed=7, fast=n_files > 1)
+
+
+def ask_one_that_answers(caller: Caller, raw: bytes, *, scheme: str = "http", timeout_s: float = 10.0) -> ChatReply:
     """Ask a server that sends `raw` to whoever asks, and hangs up (or, for b"", never answers)."""
 
     async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -50,7 +86,7 @@ def ask_one_that_answers(raw: bytes, *, scheme: str = "http", timeout_s: float =
     async def both() -> ChatReply:
         async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            return await ask(f"{scheme}://127.0.0.1:{port}/v1", "hello", timeout_s=timeout_s)
+            return await caller.ask(f"{scheme}://127.0.0.1:{port}/v1", timeout_s=timeout_s)
 
     return asyncio.run(both())
 
@@ -104,181 +140,176 @@ def test_a_package_summary_counts_its_files() -> None:
     assert "`pkg/a.py` holds 90\N{NO-BREAK SPACE}% of it" in summary.text
 
 
-# ---------------------------------------------------------------- the server
+# ---------------------------------------------------------------- the demo's own model
 
 
-def test_a_chat_answers_with_the_review_its_tokens_and_its_model() -> None:
+def test_a_chat_answers_with_the_review_and_the_provider_knows_what_it_cost(
+    caller: Caller, environ: pytest.MonkeyPatch
+) -> None:
+    del environ
     messages = messages_for(analyse("pkg/books.py", SOURCE), SOURCE)
 
-    with serving(AT_ONCE) as (_, base_url):
-        reply = asyncio.run(chat(base_url, "key", MODEL, messages, timeout_s=10.0))
+    with our_model() as model:
+        endpoint = endpoint_from(model.environ)
+        assert endpoint is not None
+        reply = asyncio.run(caller.chat(endpoint, messages))
 
-    assert (reply.text, reply.model) == (compose(messages), MODEL)
+    assert (reply.text, reply.model) == (compose(messages), fleet.MODEL)
     assert reply.prompt_tokens > reply.completion_tokens > 0
+    used = caller.used
+    assert (used.granted, used.succeeded, used.in_use) == (1, 1, 0)
+    assert used.cost_nano == 1_000 * (reply.prompt_tokens + 2 * reply.completion_tokens) > 0
 
 
-def test_the_models_and_the_stats_can_be_read() -> None:
-    with serving(AT_ONCE) as (server, base_url):
-        asyncio.run(chat(base_url, "", MODEL, [{"role": "user", "content": "x = 1"}], timeout_s=10.0))
-        with urlopen(f"{base_url}/models", timeout=10) as answer:
-            models = msgspec.json.decode(answer.read())
+def test_it_bears_so_many_calls_at_once_and_refuses_one_more(fleet_app: App, environ: pytest.MonkeyPatch) -> None:
+    del environ
 
-        assert [model["id"] for model in models["data"]] == [MODEL]
-        assert stats_at(base_url) == ServerStats(1, 1, 0, 0, 1) == server.statistics()
+    async def ask_beside_each_other(base_url: str) -> list[ChatReply | BaseException]:
+        callers = [Caller(fleet_app, f"key {n}") for n in range(5)]  # who do not know of each other
+        return await asyncio.gather(*(one.ask(base_url) for one in callers), return_exceptions=True)
 
+    with our_model(n_files=1) as model:
+        answers = asyncio.run(ask_beside_each_other(model.environ["OPENAI_BASE_URL"]))
+        use = model.use(Caller(fleet_app).used, [])
 
-def test_the_same_seed_refuses_the_same_prompts_in_any_order_and_not_for_ever() -> None:
-    prompts = [f"x = {number}" for number in range(60)]
-    settings = ModelServerSettings(delay_scale=0.0, refused_share=0.3, in_flight_max=1000)
-
-    async def refused(base_url: str, asked: list[str]) -> set[str]:
-        replies = await asyncio.gather(*(ask(base_url, prompt) for prompt in asked), return_exceptions=True)
-        assert all(isinstance(reply, (ChatReply, RateLimited)) for reply in replies)
-        return {prompt for prompt, reply in zip(asked, replies, strict=True) if isinstance(reply, RateLimited)}
-
-    with serving(settings) as (_, base_url):
-        first = asyncio.run(refused(base_url, prompts))
-        again = asyncio.run(refused(base_url, prompts))
-    with serving(settings) as (server, base_url):
-        reversed_ = asyncio.run(refused(base_url, prompts[::-1]))
-
-        assert server.statistics().rate_limited == len(reversed_)
-    assert first == reversed_
-    assert 5 < len(first) < 35
-    assert first != again
+    assert [type(answer) for answer in answers].count(RateLimited) == 1
+    assert (use.highest, use.too_many, use.pauses) == (4, 1, ())
 
 
-def test_requests_above_the_limit_are_refused_and_the_server_stops_while_others_wait() -> None:
-    settings = ModelServerSettings(delay_s_median=600.0, refused_share=0.0, in_flight_max=2, retry_after_s=2.0)
+def test_a_quota_that_is_used_up_is_one_pause_and_the_next_call_is_made_after_it(
+    tmp_path: Path, environ: pytest.MonkeyPatch
+) -> None:
+    del environ
 
-    async def first_three(base_url: str) -> list[RateLimited]:
-        calls = {asyncio.ensure_future(ask(base_url, f"x = {number}", timeout_s=60.0)) for number in range(5)}
-        refused: list[RateLimited] = []
-        while len(refused) < 3:
-            done, calls = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-            refused += [error for call in done if isinstance(error := call.exception(), RateLimited)]
-        assert len(calls) == 2
-        for call in calls:
-            call.cancel()
-        await asyncio.wait(calls)
-        return refused
+    async def ask_twice(caller: Caller, model: Model) -> ChatReply:
+        assert "used up for 0.6 s" in await model.exhaust()
+        with pytest.raises(RateLimited):
+            await caller.ask(model.environ["OPENAI_BASE_URL"])
+        return await caller.ask(model.environ["OPENAI_BASE_URL"])  # waits for its permit, and is the probe
 
-    with serving(settings) as (server, base_url):
-        refused = asyncio.run(first_three(base_url))
-        stats = server.statistics()
+    with closing(App(f"sqlite:///{tmp_path}/fleet.db")) as app, our_model() as model:
+        caller = Caller(app)
+        reply = asyncio.run(ask_twice(caller, model))
+        use = model.use(caller.used, [])
 
-    assert all(1.0 <= error.retry_after_s <= 3.0 for error in refused)
-    assert (stats.requests, stats.rate_limited, stats.answered, stats.in_flight_max) == (5, 3, 0, 2)
-
-
-@pytest.mark.parametrize(
-    ("raw", "status"),
-    [
-        (b"nonsense\r\n\r\n", b"400"),
-        (b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n[]", b"400"),
-        (b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n", b"413"),
-        (b"GET /elsewhere HTTP/1.1\r\n\r\n", b"404"),
-    ],
-)
-def test_a_request_that_makes_no_sense_gets_its_status_and_harms_nobody(raw: bytes, status: bytes) -> None:
-    with serving(AT_ONCE) as (_, base_url):
-        port = int(base_url.rpartition(":")[2].removesuffix("/v1"))
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-            connection.sendall(raw)
-            answer = connection.recv(4096)
-
-        assert answer.split()[1] == status
-        assert asyncio.run(as_text(ask(base_url, "x = 1")))
+    assert reply.text
+    assert [pause.calls for pause in use.pauses] == [0]
+    assert 0.0 < use.pauses[0].seconds <= 0.6
+    assert (use.calls, use.throttled, use.too_many, use.ours) == (2, 1, 0, True)
 
 
-async def as_text(call: Awaitable[ChatReply]) -> str:
-    return (await call).text
+def test_the_users_own_endpoint_is_under_the_same_provider_and_nothing_is_made_up(
+    caller: Caller, environ: pytest.MonkeyPatch
+) -> None:
+    environ.setenv("OPENAI_BASE_URL", "http://box:8000/v1")
+    environ.setenv("OPENAI_MODEL", "llama")
+
+    with our_model() as model:
+        said = asyncio.run(model.exhaust())
+        use = model.use(caller.used, [])
+
+    assert (dict(model.environ), model.says, said) == ({}, "llama at box", "")
+    assert (use.ours, use.highest, use.pauses, use.cost_usd) == (False, None, (), 0.0)
+    assert model_words(use) == "model: 0 calls, 0 answered 429, 4 at once allowed at the end, 0 attempts lost"
+
+
+def test_the_limits_of_the_model_are_told_in_plain_words() -> None:
+    use = ModelUse("model", 12, 64, 330, 13, highest=12, too_many=11, pauses=(Pause(1.2, 1),), cost_usd=0.42)
+
+    assert model_words(use) == (
+        "model: highest concurrency 12 (found by 11 refused calls), 1 pause of 1.2 s, 1 request in it, "
+        "0 attempts lost, 0.42 USD (made-up prices)"
+    )
+    assert "no pause, 2 attempts lost" in model_words(msgspec.structs.replace(use, pauses=(), attempts_lost=2))
 
 
 # ---------------------------------------------------------------- the client
 
 
-def test_a_reply_in_chunks_is_read() -> None:
+def test_a_reply_in_chunks_is_read(caller: Caller) -> None:
     body = b'{"choices":[{"message":{"content":"fine"}}]}'
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:7], body[7:]))
 
-    reply = ask_one_that_answers(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    reply = ask_one_that_answers(caller, head + chunks + b"0\r\n\r\n")
 
-    assert reply == ChatReply("fine", MODEL, 0, 0)
+    assert reply == ChatReply("fine", fleet.MODEL, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("headers", "retry_after_s"),
-    [
-        (("Retry-After: 7",), 7.0),
-        (("Retry-After: 7", "retry-after-ms: 250"), 0.25),
-        (("Date: Sat, 21 Nov 2026 10:00:00 GMT", "Retry-After: Sat, 21 Nov 2026 10:00:30 GMT"), 30.0),
-        (("Retry-After: soon",), 1.0),
-        ((), 1.0),
-    ],
-)
-def test_a_429_says_when_to_come_back(headers: tuple[str, ...], retry_after_s: float) -> None:
+def test_a_429_is_no_fault_and_the_provider_holds_back_as_long_as_it_asks(caller: Caller) -> None:
     with pytest.raises(RateLimited) as caught:
-        ask_one_that_answers(http("429 Too Many Requests", b"{}", *headers))
+        ask_one_that_answers(caller, http("429 Too Many Requests", b"quota", "Retry-After: 600"))
 
-    assert caught.value.retry_after_s == retry_after_s
+    used = caller.used
+    assert "quota" in caught.value.why
+    assert (used.throttled, used.failed, used.reason, used.pause) == (1, 0, "pause", "window")
 
 
 @pytest.mark.parametrize(
-    ("raw", "what", "retryable"),
+    ("raw", "what", "retryable", "failed"),
     [
-        (http("401 Unauthorized", b"no such key"), "refused the credentials", False),
-        (http("404 Not Found", b"no such model"), "answered HTTP 404", False),
-        (http("503 Service Unavailable", b""), "answered HTTP 503", True),
-        (http("200 OK", b"<html>"), "did not answer with a chat completion", False),
-        (http("200 OK", b'{"choices":[]}'), "did not answer with a chat completion", False),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", "no HTTP answer", True),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n", "no HTTP answer", True),
-        (b"SSH-2.0-OpenSSH\r\n\r\n", "no HTTP answer", True),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000, "no HTTP answer", True),
+        (http("401 Unauthorized", b"no such key"), "refused the credentials", False, 0),
+        (http("404 Not Found", b"no such model"), "answered HTTP 404", False, 0),
+        (http("503 Service Unavailable", b""), "answered HTTP 503", True, 0),
+        (http("200 OK", b"<html>"), "did not answer with a chat completion", False, 0),
+        (http("200 OK", b'{"choices":[]}'), "did not answer with a chat completion", False, 0),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", "no HTTP answer", True, 1),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n", "no HTTP answer", True, 0),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "no HTTP answer", True, 0),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000, "no HTTP answer", True, 0),
     ],
 )
-def test_a_bad_answer_says_what_why_and_how_to_go_on(raw: bytes, what: str, retryable: bool) -> None:  # noqa: FBT001
+def test_a_bad_answer_says_what_why_and_how_to_go_on(
+    caller: Caller,
+    raw: bytes,
+    what: str,
+    retryable: bool,  # noqa: FBT001
+    failed: int,
+) -> None:
     with pytest.raises(ModelUnavailable, match=what) as caught:
-        ask_one_that_answers(raw)
+        ask_one_that_answers(caller, raw)
 
     assert caught.value.why
     assert caught.value.fix
     assert caught.value.retryable is retryable
+    assert (caller.used.failed, caller.used.in_use) == (failed, 0)
 
 
-def test_a_server_that_never_answers_is_left_after_the_time_out() -> None:
+def test_a_server_that_never_answers_is_left_after_the_time_out(caller: Caller) -> None:
     with pytest.raises(ModelUnavailable, match=r"did not answer within 0\.05 s"):
-        ask_one_that_answers(b"", timeout_s=0.05)
+        ask_one_that_answers(caller, b"", timeout_s=0.05)
+
+    assert caller.used.failed == 1
 
 
-def test_a_port_where_nobody_listens_is_unavailable() -> None:
+def test_a_port_where_nobody_listens_is_unavailable(caller: Caller) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
 
         with pytest.raises(ModelUnavailable, match="no HTTP answer") as caught:
-            asyncio.run(as_text(ask(f"http://127.0.0.1:{port}/v1", "hello")))
+            asyncio.run(caller.ask(f"http://127.0.0.1:{port}/v1"))
 
     assert "Connect" in caught.value.why
+    assert caller.used.failed == 1
 
 
-def test_https_to_a_server_without_tls_is_unavailable() -> None:
+def test_https_to_a_server_without_tls_is_unavailable(caller: Caller) -> None:
     with pytest.raises(ModelUnavailable, match="no HTTP answer") as caught:
-        ask_one_that_answers(http("400 Bad Request", b""), scheme="https")
+        ask_one_that_answers(caller, http("400 Bad Request", b""), scheme="https")
 
     assert "SSLError" in caught.value.why
 
 
 @pytest.mark.parametrize("base_url", ["ftp://localhost/v1", "localhost:8000", "http://", "http://localhost:port/v1"])
-def test_a_base_url_that_is_none_is_refused(base_url: str) -> None:
+def test_a_base_url_that_is_none_is_refused(caller: Caller, base_url: str) -> None:
     with pytest.raises(ModelUnavailable, match="no HTTP answer"):
-        asyncio.run(as_text(ask(base_url, "hello")))
+        asyncio.run(caller.ask(base_url))
 
 
-def test_a_key_that_would_add_a_header_is_refused() -> None:
-    with serving(AT_ONCE) as (_, base_url), pytest.raises(ModelUnavailable, match="no HTTP answer") as caught:
-        asyncio.run(as_text(chat(base_url, "key\r\nX-Evil: 1", MODEL, [], timeout_s=10.0)))
+def test_a_key_that_would_add_a_header_is_refused(caller: Caller) -> None:
+    with pytest.raises(ModelUnavailable, match="no HTTP answer") as caught:
+        asyncio.run(caller.ask("http://127.0.0.1:9/v1", key="key\r\nX-Evil: 1"))
 
     assert "Evil" not in str(caught.value)
 

@@ -17,11 +17,14 @@ from sennit.cli.demo.records import (
     Finding,
     Kill,
     Ledger,
+    ModelUse,
     PackageState,
     PackageSummary,
+    Pause,
     Review,
     RunReport,
     Tally,
+    Waited,
     Worst,
 )
 from sennit.cli.demo.report import render_html, render_markdown
@@ -135,7 +138,7 @@ def test_the_page_tells_the_figures_the_kill_and_the_findings() -> None:
         "Nothing was lost, nothing was accepted twice.",
         "9 submitted = 9 succeeded + 0 failed + 0 cancelled + 0 live",
         "✕ kill -9 at 1.70 s",
-        "429, tried again",
+        "429, given back",
         "shop/a.py:10",
         "<code>sell</code>",
         "shop/cart/broken.py:1",
@@ -225,3 +228,39 @@ def test_a_contradiction_is_shown_although_the_ledger_balances() -> None:
     assert "Store, journal and report do not agree." in page
     assert "First of 1 problem: task 4 succeeded with attempt 1, and no &lt;body&gt; says so." in page
     assert r"no \<body\> says so." in markdown
+
+
+def test_what_tasks_waited_for_is_in_both_reports_and_left_out_when_they_did_not() -> None:
+    run = small_run(waited=(Waited("queue", 9, 0.25), Waited(EVIL, 2, 1234.5)))
+
+    page, text = render_html(run), render_markdown(run)
+
+    assert "| queue | 9 | 0.25 |" in text
+    assert '<td>queue</td><td class="number">9</td><td class="number">0.25 s</td>' in page
+    assert "1,234.50 s" in page
+    assert "<script" not in page + text.replace("\\<script", "")
+    assert "waited for" not in render_html(small_run()) + render_markdown(small_run())
+
+
+def test_what_the_model_cost_and_how_its_limits_were_kept_is_in_both_reports() -> None:
+    use = ModelUse(
+        EVIL, limit=11, ceiling=64, calls=1401, throttled=3, input_tokens=9000, output_tokens=200, cost_usd=0.42
+    )
+    ours = msgspec.structs.replace(use, name="model", highest=12, too_many=1, pauses=(Pause(1.2, 1),))
+    waited = (Waited("pause", 2, 2.25),)
+    words = (
+        "model: highest concurrency 12 (found by 1 refused call), 1 pause of 1.2 s, 1 request in it, "
+        "0 attempts lost, 0.42 USD (made-up prices)."
+    )
+
+    page, text = render_html(small_run(use=ours, waited=waited)), render_markdown(small_run(use=ours, waited=waited))
+    evil = small_run(use=use, waited=waited)
+
+    assert f"Provider {words}" in page
+    assert f"Provider {words}" in text
+    for fact in ("<b>1,401</b> calls", "<b>3</b> answered 429", "<b>11</b> at once allowed at the end, of 64"):
+        assert fact in page
+    assert "ul" in Outline(page).tags
+    assert "script" not in Outline(render_html(evil)).tags
+    assert not re.search(r"(?<!\\)<script", render_markdown(evil))
+    assert "0.42 USD." in render_html(evil)  # what one pays oneself is not made up

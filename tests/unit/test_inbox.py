@@ -15,7 +15,7 @@ import pytest
 
 from sennit import App, ask
 from sennit.errors import AnswerInvalid, AskClosed, AskNotFound, AskStale, UsageError
-from sennit.model.thread import Answer, AskView, Decision
+from sennit.model.thread import Answer, Decision
 from sennit.threads.inbox import Question
 
 WAIT_S = 20.0
@@ -50,9 +50,9 @@ def asked(app: App) -> Callable[..., list[Question]]:
     def asked(*options: dict[str, Any]) -> list[Question]:
         asks.extend({"question": f"Question {n}?", **option} for n, option in enumerate(options))
         asker.submit()
-        seen: dict[int, AskView] = {}
-        for view in app.inbox().watch():
-            seen[view.id] = view
+        seen: set[int] = set()
+        for question in app.inbox().watch():
+            seen.add(question.id)
             if len(seen) == len(asks):
                 break
         return list(app.inbox().list().result())
@@ -61,6 +61,23 @@ def asked(app: App) -> Callable[..., list[Question]]:
 
 
 Asked = Callable[..., list[Question]]
+
+
+def asked_again(app: App, n: int) -> list[Question]:
+    """Have another task ask `n` questions one after the other, in this order; return them, open."""
+    late: list[Question] = []
+
+    @app.task(name="late")
+    async def body() -> None:
+        await asyncio.gather(*(ask(f"Late {n}?") for n in range(n)))
+
+    body.submit()
+    for question in app.inbox().watch():
+        if question.view.handler == "late":
+            late.append(question)
+        if len(late) == n:
+            break
+    return sorted(late, key=lambda question: question.id)
 
 
 def states(app: App) -> list[str]:
@@ -278,12 +295,43 @@ def test_a_watch_shows_what_is_open_then_what_is_new_and_what_changes(app: App, 
     assert {next(news).id, next(news).id} == {first.id, second.id}
 
     waiter = threading.Thread(target=lambda: seen.append(next(news)))
-    seen: list[AskView] = []
+    seen: list[Question] = []
     waiter.start()
     first.reject("no", by="ana").result()
     waiter.join(WAIT_S)
 
-    assert [(view.id, view.state) for view in seen] == [(first.id, "denied")]
+    assert [(question.id, question.state) for question in seen] == [(first.id, "denied")]
+
+
+def test_what_a_watch_shows_can_be_answered(app: App, asked: Asked) -> None:
+    asked({})
+
+    question = next(iter(app.inbox().watch()))
+
+    assert question.approve(by="ana").result().state == "answered"
+
+
+def test_a_watch_tells_once_of_a_question_that_was_closed_before_it_looked_again(app: App, asked: Asked) -> None:
+    before, first = asked({}, {})
+    before.approve().result()
+    news = iter(app.inbox().watch())
+    shown = [next(news)]
+
+    quick, last = asked_again(app, 2)
+    quick.reject("no").result()
+    shown += [next(news), next(news)]
+    last.approve().result()
+    shown.append(next(news))
+    first.approve().result()
+    shown.append(next(news))
+
+    assert [(question.id, question.state) for question in shown] == [
+        (first.id, "open"),
+        (quick.id, "denied"),
+        (last.id, "open"),
+        (last.id, "answered"),
+        (first.id, "answered"),
+    ]
 
 
 def test_a_watch_in_async_code_is_woken(app: App, asked: Asked) -> None:
@@ -291,11 +339,11 @@ def test_a_watch_in_async_code_is_woken(app: App, asked: Asked) -> None:
 
     async def main() -> list[tuple[int, str]]:
         seen: list[tuple[int, str]] = []
-        async for view in app.inbox().watch():
-            seen.append((view.id, view.state))
-            if view.state != "open":
+        async for question in app.inbox().watch():
+            seen.append((question.id, question.state))
+            if question.state != "open":
                 return seen
-            await app.inbox().approve(view.id)
+            await question.approve()
         raise AssertionError("a watch does not end")
 
     assert asyncio.run(asyncio.wait_for(main(), WAIT_S)) == [(first.id, "open"), (first.id, "answered")]
@@ -319,8 +367,7 @@ def test_a_watch_hears_of_answers_that_another_process_gives(tmp_path: Path) -> 
 
         handle = body.submit()
         news = iter(other.inbox().watch())
-        view = next(news)
-        app.inbox().approve(view.id).result()
+        app.inbox().approve(next(news).id).result()
 
         assert next(news).state == "answered"
         assert handle.result(WAIT_S) is True

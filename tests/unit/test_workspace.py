@@ -240,6 +240,62 @@ def test_a_broadcast_that_was_cut_off_is_seen_by_nobody(workspace: Workspace) ->
     assert [m.value for m in workspace.messages("a")] == ["two"]
 
 
+def test_the_oldest_broadcasts_are_dropped_and_nobody_reads_one_twice(tmp_path: Path) -> None:
+    bytes_max = 1000
+    workspace = Workspace(tmp_path, broadcasts_bytes_max=bytes_max)
+    told: dict[str, list[Any]] = {"always": [], "often": []}
+
+    for n in range(200):
+        workspace.broadcast(n)
+        assert (tmp_path / "broadcasts").stat().st_size <= bytes_max
+        told["always"] += [m.value for m in workspace.messages("always")]
+        if n % 3 == 0:
+            told["often"] += [m.value for m in workspace.messages("often")]
+    late = [m.value for m in workspace.messages("late")]
+
+    assert told["always"] == list(range(200))
+    assert told["often"] == list(range(199))
+    assert late == list(range(late[0], 200))
+    assert bytes_max // 2 // 50 <= len(late) < 200
+    assert workspace.messages("late") == []
+
+
+def test_who_was_behind_what_was_dropped_goes_on_with_what_is_left(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, broadcasts_bytes_max=400)
+    workspace.broadcast("first")
+    assert [m.value for m in workspace.messages("a")] == ["first"]
+    for n in range(50):
+        workspace.broadcast(n)
+
+    missed = [m.value for m in workspace.messages("a")]
+
+    assert 0 < len(missed) < 50
+    assert missed == list(range(50 - len(missed), 50))
+
+
+def test_the_newest_broadcast_stays_however_large_it_is(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, broadcasts_bytes_max=100)
+    for text in ("a" * 10, "b" * 300, "c" * 300):
+        workspace.broadcast(text)
+        assert [m.value for m in workspace.messages(text[:1])][-1:] == [text]
+
+    assert [m.value for m in workspace.messages("late")] == ["c" * 300]
+
+
+def test_broadcasts_that_somebody_has_deleted_begin_anew(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, broadcasts_bytes_max=300)
+    for n in range(20):
+        workspace.broadcast(n)
+    workspace.messages("a")
+    (tmp_path / "broadcasts").unlink()
+
+    assert workspace.messages("a") == []
+    for n in range(8):
+        workspace.broadcast(f"anew {n}")
+
+    assert [m.value for m in workspace.messages("a")][-1] == "anew 7"
+
+
 # ---------------------------------------------------------------- names
 
 

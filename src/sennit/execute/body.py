@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from sennit.model.provider import Budget
 from sennit.model.retry import RetryPolicy
 from sennit.model.task import Claimed, TaskSpec
 from sennit.model.thread import AskSpec, StateWrite
+from sennit.model.timeout import AdaptiveTimeout
 from sennit.sync.ack import Ack
 from sennit.sync.pending import Flow
 
@@ -50,6 +52,10 @@ class Body(Protocol):
         """Per attempt."""
 
     @property
+    def adaptive_timeout(self) -> AdaptiveTimeout | None:
+        """Per attempt, learnt from others; it has a ceiling."""
+
+    @property
     def idle_timeout_s(self) -> float | None:
         """Without a sign of life."""
 
@@ -71,6 +77,16 @@ class Scope(Protocol):
     @property
     def waits(self) -> bool:
         """Whether the body waits for other tasks; its slot is lent meanwhile."""
+
+    @property
+    def in_line(self) -> bool:
+        """Whether the body waits for a permit; time that passes there is not its own."""
+
+    def is_gone(self) -> None:
+        """The attempt is over though its body still runs: what it still says is not said for the next one."""
+
+    def throttled_by(self, error: BaseException) -> str:
+        """Return which provider refused the call that `error` is from, "" when none did."""
 
     def take_children(self) -> tuple[TaskSpec, ...]:
         """Return the children that commit with the result."""
@@ -99,3 +115,6 @@ class Runtime(Protocol):
 
     def now_us(self) -> int:
         """The store's clock."""
+
+    def raise_budget(self, budget: Budget) -> None:
+        """Set a new bound, before anything else that this process writes from now on."""

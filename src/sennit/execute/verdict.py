@@ -2,7 +2,8 @@
 
 returned value ─► Succeeded | Retry, Snooze, Cancel values
 raised         ─► Retried (policy says when) | Failed
-interrupted    ─► by time-out: as if it raised TimeoutError;  by shutdown: GivenBack;  from outside: nothing to say
+interrupted    ─► by time-out: as if it raised TimeoutError;  by shutdown, or in line for a permit: GivenBack;
+                  from outside: nothing to say
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sennit.errors import (
     AskDenied,
     AskExpired,
     AttemptCancelled,
+    AttemptHeldBack,
     AttemptPreempted,
     AttemptSuspended,
     BodyFailed,
@@ -78,6 +80,8 @@ class Judge:
             return Parked(task.claim, error.reason, asks)
         if isinstance(error, AttemptPreempted):
             return Preempted(task.claim)
+        if isinstance(error, AttemptHeldBack):
+            return GivenBack(task.claim)
         if isinstance(error, WorkerCrashed):
             return Crashed(task.claim, ErrorInfo(kind="crash", message=error.what))
         info = describe(error)
@@ -92,7 +96,7 @@ class Judge:
         match reason:
             case "stopped":
                 return None
-            case "shutdown":
+            case "shutdown" | "in line":
                 return GivenBack(task.claim)
             case _:
                 return self.error(task, policy, TimeoutError(reason))

@@ -19,13 +19,16 @@ from random import Random
 from typing import Any
 
 from sennit.errors import AttemptCancelled, BodyFailed, PayloadError, PayloadTooLarge
+from sennit.execute import overspent
 from sennit.execute.body import Body, Runtime, Scope
 from sennit.execute.lag import timed
+from sennit.execute.latency import Latencies, Watch
 from sennit.execute.pool import BodyPool, PoolTicket
 from sennit.execute.processes import Job, ProcessPool
 from sennit.execute.rebase import Rebases
 from sennit.execute.verdict import Judge, options_of, unwound
 from sennit.model.order import Priority
+from sennit.model.provider import Budget
 from sennit.model.retry import NOT_A_RESULT, Returned
 from sennit.model.task import Claim, Claimed, Ending, ErrorInfo, Failed, GivenBack, Slept, Succeeded
 from sennit.sync.forks import end_forked_child
@@ -44,7 +47,7 @@ _MISSED_MAX = 10_000
 class _Running:
     """One attempt that runs here."""
 
-    __slots__ = ("body", "future", "is_pressed", "job", "reason", "scope", "task", "ticket", "timers")
+    __slots__ = ("body", "future", "is_pressed", "job", "reason", "scope", "task", "ticket", "timers", "watch")
 
     def __init__(self, task: Claimed, body: Body) -> None:
         self.task = task
@@ -55,6 +58,7 @@ class _Running:
         self.ticket: PoolTicket[Any] | None = None
         self.job: Job | None = None
         self.timers: list[asyncio.TimerHandle] = []
+        self.watch: Watch | None = None  # with an adaptive time-out
         self.is_pressed = False
 
     def press(self, is_pressed: bool) -> None:  # noqa: FBT001 - one switch, two positions
@@ -74,6 +78,8 @@ class Worker:
 
     Args:
         on_ended: told how each attempt ended, and which; None when the store knows already.
+        on_start: told of each attempt that is to run.
+        on_lag: told for how long each step of an async body kept the event loop, in seconds.
         missing_s: how long a task whose handler is unknown is kept for a worker that knows it.
     """
 
@@ -88,6 +94,8 @@ class Worker:
         missing_s: float,
         lag_notice_s: float,
         random: Random,
+        on_start: Callable[[Claimed], None] | None = None,
+        on_lag: Callable[[float], None] | None = None,
     ) -> None:
         self._runtime = runtime
         self._on_ended = on_ended
@@ -97,9 +105,12 @@ class Worker:
         self._missing_us = int(missing_s * 1_000_000)
         self._missed_us: dict[int, int] = {}  # task → when this process first met it without knowing its handler
         self._lag_notice_s = lag_notice_s
+        self._on_start = on_start
+        self._on_lag = on_lag
         self._judge = Judge(runtime.now_us, random)
         self._rebases = Rebases(self._judge, pool)
         self._loop = asyncio.get_running_loop()
+        self._latencies = Latencies(self._loop)
         self._running: dict[Claim, _Running] = {}
         self._pressed: dict[str, _Running] = {}  # queue → who was asked to make room there
         self._at_last_beat: frozenset[Claim] = frozenset()
@@ -109,9 +120,14 @@ class Worker:
 
     def start(self, task: Claimed) -> None:
         """Run an attempt."""
+        if self._on_start is not None:
+            self._on_start(task)
         body = self._runtime.find(task.handler)
         if body is None:
             self._on_ended(self._missing(task), task.claim)
+            return
+        if task.spent is not None:
+            self._on_ended(self._overspent(task, overspent.begin(task)), task.claim)
             return
         running = _Running(task, body)
         self._running[task.claim] = running
@@ -139,6 +155,12 @@ class Worker:
         fix = "import the module that defines it in the worker, or register the new function under the old name="
         return Failed(task.claim, ErrorInfo(kind="handler_missing", message=what, fix=fix))
 
+    def _overspent(self, task: Claimed, ending: Ending | Budget) -> Ending:
+        if isinstance(ending, Budget):
+            self._runtime.raise_budget(ending)
+            return GivenBack(task.claim)
+        return ending
+
     # ------------------------------------------------------------ running
 
     async def _run_async(self, running: _Running) -> None:
@@ -154,7 +176,11 @@ class Worker:
             self._returned(running, value)
 
     def _note_lag(self, task: Claimed) -> Callable[[float], None]:
+        on_lag = self._on_lag
+
         def note(step_s: float) -> None:
+            if on_lag is not None:
+                on_lag(step_s)
             if step_s > self._lag_notice_s:
                 _log.warning(
                     "task %d (%s) kept the event loop for %.2f s, and all other async bodies with it; "
@@ -181,9 +207,11 @@ class Worker:
     async def _run_cpu(self, running: _Running) -> None:
         task, body = running.task, running.body
         try:
-            payload = body.codec.filled(task.payload, task.parents)
-            running.job = Job(body.reference, payload)
-            result = self._checked_size(task, await self._processes.run(running.job))
+            with self._runtime.scope(task) as scope:  # nothing in the process sees it; it is one call of its provider
+                running.entered(scope)
+                payload = body.codec.filled(task.payload, task.parents)
+                running.job = Job(body.reference, payload)
+                result = self._checked_size(task, await self._processes.run(running.job))
         except BaseException as error:  # noqa: BLE001 - the verdict names it
             self._raised(running, error)
         else:
@@ -228,6 +256,11 @@ class Worker:
             self._end(running, None)
         elif isinstance(error, BodyFailed) and isinstance(error.original, Returned):
             self._end(running, self._judge.value(task, policy, error.original.value))
+        elif (exceeded := overspent.hidden_in(error)) is not None:
+            self._end(running, self._overspent(task, overspent.spent(task, exceeded)))
+        elif running.scope is not None and (why := running.scope.throttled_by(error)):
+            _log.info("task %d (%s) is given back, %s", task.id, task.handler, why)
+            self._end(running, GivenBack(task.claim))
         else:
             asks = () if running.scope is None else running.scope.asks()
             self._end(running, self._judge.error(task, policy, error, asks))
@@ -243,11 +276,28 @@ class Worker:
     def _end(self, running: _Running, ending: Ending | None) -> None:
         for timer in running.timers:
             timer.cancel()
+        if running.watch is not None:
+            running.watch.ended(succeeded=running.reason is None and isinstance(ending, Succeeded))
+            running.watch = None
         if self._running.pop(running.task.claim, None) is not None:
             pressed = self._pressed.pop(running.task.queue, None)
             if pressed is not None:
                 pressed.press(False)  # here is the room
             self._on_ended(ending, running.task.claim)
+
+    # ------------------------------------------------------------ waiting for others
+
+    def begin_wait(self, claim: Claim) -> None:
+        """The body of this attempt waits for other tasks, or in line for its provider."""
+        running = self._running.get(claim)
+        if running is not None and running.watch is not None:
+            running.watch.stand_still()
+
+    def end_wait(self, claim: Claim) -> None:
+        """It goes on."""
+        running = self._running.get(claim)
+        if running is not None and running.watch is not None:
+            running.watch.go_on()
 
     # ------------------------------------------------------------ making room
 
@@ -278,15 +328,32 @@ class Worker:
         idle_s = body.idle_timeout_s if overrides.idle_timeout_s is None else overrides.idle_timeout_s
         if timeout_s is not None:
             reason = f"the attempt ran longer than timeout_s={timeout_s:g}"
-            running.timers.append(self._loop.call_later(timeout_s, self._interrupt, running, reason))
+            running.timers.append(self._loop.call_later(timeout_s, self._over_time, running, reason))
+        if body.adaptive_timeout is not None and overrides.timeout_s is None:
+            running.watch = self._latencies.watch(
+                running.task.handler,
+                body.adaptive_timeout,
+                give_up=partial(self._over_time, running),
+                is_whole=not running.task.steps,
+            )
         if idle_s is not None:
             running.timers.append(self._loop.call_later(idle_s, self._check_idle, running, idle_s))
 
+    def _over_time(self, running: _Running, reason: str) -> None:
+        if running.watch is not None and running.reason is None:
+            running.watch.timed_out()
+        self._time_out(running, reason)
+
+    def _time_out(self, running: _Running, reason: str) -> None:
+        """What stands in line for its provider has not failed: it is given back, and waits without a slot."""
+        self._interrupt(running, "in line" if running.scope is not None and running.scope.in_line else reason)
+
     def _check_idle(self, running: _Running, idle_s: float) -> None:
-        beat_us = running.scope.beat_us if running.scope is not None else self._runtime.now_us()
+        scope = running.scope if running.job is None else None  # a process gives no signs of life
+        beat_us = scope.beat_us if scope is not None else self._runtime.now_us()
         left_s = idle_s - (self._runtime.now_us() - beat_us) / 1_000_000
         if left_s <= 0:
-            self._interrupt(running, f"no sign of life for idle_timeout_s={idle_s:g}")
+            self._time_out(running, f"no sign of life for idle_timeout_s={idle_s:g}")
         else:
             running.timers.append(self._loop.call_later(left_s, self._check_idle, running, idle_s))
 
@@ -320,12 +387,16 @@ class Worker:
             )
             if running.ticket is not None:
                 self._pool.abandon(running.ticket)
+            if running.scope is not None:
+                running.scope.is_gone()
             self._end(running, GivenBack(running.task.claim))
 
     def _interrupt(self, running: _Running, reason: str) -> None:
         if running.reason is not None:
             return
         running.reason = reason
+        if reason == "stopped" and running.scope is not None:
+            running.scope.is_gone()  # the store has ended it
         if running.job is not None:
             self._processes.kill(running.job)
         elif running.future is not None:
@@ -341,6 +412,8 @@ class Worker:
         """A body does not react: leave it, and the OS thread of a sync one, to itself."""
         if running.ticket is not None and not self._pool.abandon(running.ticket):
             return
+        if running.scope is not None:
+            running.scope.is_gone()
         task = running.task
         _log.warning(
             "the body of task %d (%s) does not react to its interrupt; it is given up, and what it still writes is refused",

@@ -14,14 +14,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from sennit.errors import SettingsError, UsageError
+from sennit.limit.load import LoadManager
 from sennit.model.retry import RetryPolicy
 from sennit.model.settings import Settings
 from sennit.model.task import Ledger
 from sennit.model.thread import OnBusy
+from sennit.model.timeout import AdaptiveTimeout
 from sennit.runtime.bridge import LoopThread
 from sennit.runtime.config import load
 from sennit.runtime.engine import Engine, usable_cores
 from sennit.runtime.harness import Testing
+from sennit.runtime.provider_face import ProviderFace
+from sennit.runtime.providers import Providers
 from sennit.runtime.stores import DEFAULT_URL, open_store
 from sennit.schedule.cron import CronSpec
 from sennit.schedule.planner import Planned
@@ -30,9 +34,10 @@ from sennit.submit.client import Client
 from sennit.submit.codec import encode_value
 from sennit.submit.context import current
 from sennit.submit.handle import Handle
+from sennit.submit.limits import Provider
 from sennit.submit.options import SubmitOptions
 from sennit.submit.registry import Call, Decorator, Registry, Task
-from sennit.sync.ack import Ack
+from sennit.sync.ack import Ack, in_event_loop
 from sennit.threads.chains import Chains
 from sennit.threads.inbox import Inbox
 from sennit.threads.state import Home
@@ -46,7 +51,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 
-class App:
+class App(ProviderFace):
     """A fleet: its handlers, its store, and (inside `with app`) workers in this process.
 
     Args:
@@ -70,21 +75,23 @@ class App:
         self._store: Store | None = None
         self._opening = threading.Lock()
         self._client = Client(lambda: self.store, self.settings, self._works)
+        self._providers = Providers(lambda: self.store, lambda: self._store, self.loaded.prices)
         self._engine: Engine | None = None
         self._outside: Home | None = None
         self._bridge: LoopThread | None = None
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> Settings:  # type: ignore[override]  # read-only here
         """The settings in force."""
         return self.loaded.settings
 
     @property
-    def store(self) -> Store:
+    def store(self) -> Store:  # type: ignore[override]  # read-only here
         """The open store; opened by the first use."""
         with self._opening:
             if self._store is None:
                 self._store = open_store(self.url, self.settings)
+                self._providers.declare_all(self._store)
             return self._store
 
     def use(self, url: str | None = None, *, queues: Mapping[str, int] | None = None, **settings: Any) -> None:
@@ -105,6 +112,7 @@ class App:
             self._keywords |= settings
             self.loaded = load(self._keywords, environ=os.environ, folder=Path.cwd())
             self._client.settings = self.loaded.settings
+            self._providers.prices.add(self.loaded.prices.table)
 
     def _works(self, queue: str) -> bool:
         return self._engine is not None and self._engine.serves(queue)
@@ -125,9 +133,11 @@ class App:
         retries: int | RetryPolicy = 0,
         timeout_s: float | None = None,
         idle_timeout_s: float | None = None,
+        adaptive_timeout: AdaptiveTimeout | None = None,
         on_busy: OnBusy | None = None,
         cache_s: float | None = None,
         cache_tags: Sequence[str] | None = None,
+        provider: Provider | str | None = None,
         preemptible: bool = False,
         options: SubmitOptions | None = None,
     ) -> Decorator: ...
@@ -140,7 +150,8 @@ class App:
             queue: its tasks share slots with the others of this queue.
             retries: further attempts after a failure, or a whole `RetryPolicy`. Crashes are counted apart.
             timeout_s: per attempt.  idle_timeout_s: per attempt without a step, log line or `heartbeat()`.
-            on_busy, cache_s, cache_tags: as in `SubmitOptions`; here because they say what kind of task it is.
+            adaptive_timeout: give an attempt up that takes much longer than others of this handler did, below `timeout_s`.
+            on_busy, cache_s, cache_tags, provider: as in `SubmitOptions`; here because they say what kind of task it is.
             preemptible: when an urgent task of its queue finds no slot, it makes room at its next step and goes on
                 from there afterwards.
             options: defaults for everything else a submit can say.
@@ -284,6 +295,11 @@ class App:
 
     # ------------------------------------------------------------ working
 
+    @property
+    def load(self) -> LoadManager | None:
+        """The load on this process while it works: `app.load.should_throttle()`; None without `load_control`."""
+        return None if self._engine is None else self._engine.load
+
     async def start(self) -> None:
         """Start workers on the running event loop; `async with app` does.
 
@@ -302,11 +318,17 @@ class App:
             raise
 
     async def stop(self, drain_s: float | None = None) -> None:
-        """Stop the workers: bodies get `drain_s` to end, the rest is handed back. Harmless when not started."""
+        """Stop the workers: bodies get `drain_s` to end, the rest is handed back. Clients of providers are closed.
+
+        Harmless when not started.
+        """
         engine = self._engine
-        if engine is not None:
-            await engine.stop(self.settings.drain_s if drain_s is None else drain_s)
-            self._engine = None
+        try:
+            if engine is not None:
+                await engine.stop(self.settings.drain_s if drain_s is None else drain_s)
+                self._engine = None
+        finally:
+            await self._providers.close()
 
     def served_queues(self) -> dict[str, int]:
         """Return queue → slots that this app serves: those of its handlers, and those it was given."""
@@ -383,10 +405,17 @@ class App:
     def _exchange_store(self, store: Store | None) -> Store | None:
         with self._opening:
             outer, self._store = self._store, store
+        if store is not None:
+            self._providers.declare_all(store)
         return outer
 
     def close(self) -> None:
-        """Close the store; the next use opens it again. Waits for what was submitted to be durable."""
+        """Close the store; the next use opens it again. Waits for what was submitted to be durable.
+
+        In sync code it closes the clients of providers as well; in async code `await app.stop()` does.
+        """
+        if self._providers.has_clients and not in_event_loop():
+            asyncio.run(self._providers.close())
         with self._opening:
             store, self._store = self._store, None
         if store is not None:

@@ -14,19 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from sennit.errors import SettingsError
+from sennit.limit.prices import Prices
 from sennit.model.settings import PROFILES, Settings
 
 PREFIX = "SENNIT_"
-# Read elsewhere: the store's URL, and where tests find servers.
-_OTHERS = {"SENNIT_DB", "SENNIT_TEST_POSTGRES", "SENNIT_TEST_REDIS", "SENNIT_JSON"}
+# Read elsewhere: the store's URL, the number of cores, and where tests find servers.
+_OTHERS = {"SENNIT_DB", "SENNIT_CPUS", "SENNIT_TEST_POSTGRES", "SENNIT_TEST_REDIS", "SENNIT_JSON"}
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, and for each name where its value came from."""
+    """Settings, for each name where its value came from, and the prices of `[prices]`."""
 
     settings: Settings
     origins: dict[str, str]
+    prices: Prices
 
 
 def load(keywords: Mapping[str, Any], *, environ: Mapping[str, str], folder: Path) -> Loaded:
@@ -36,8 +38,10 @@ def load(keywords: Mapping[str, Any], *, environ: Mapping[str, str], folder: Pat
         SettingsError: an unknown name, an unreadable file, or a value out of its bounds.
     """
     values: dict[str, Any] = {}
+    prices: dict[str, Any] = {}
     origins = {f.name: "default" for f in fields(Settings)}
     for source, found in (*_files(folder), ("environment", _environment(environ)), ("keyword", dict(keywords))):
+        prices |= _table(found.pop("prices", {}), source)
         values |= found
         origins |= dict.fromkeys(found, source)
     profile = values.get("profile")
@@ -45,7 +49,15 @@ def load(keywords: Mapping[str, Any], *, environ: Mapping[str, str], folder: Pat
         given = {name: value for name, value in PROFILES[profile].items() if name not in values}
         values |= given
         origins |= dict.fromkeys(given, f"profile {profile}")
-    return Loaded(Settings.of(values), origins)
+    return Loaded(Settings.of(values), origins, Prices.of_config(prices))
+
+
+def _table(value: Any, source: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise SettingsError(
+            f"prices in {source} is no table", fix='write [prices] and lines "model" = { input = 3.0, output = 15.0 }'
+        )
+    return value
 
 
 def _files(folder: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -17,14 +17,16 @@ from contextlib import AbstractContextManager
 from functools import partial
 from random import Random
 
-import psutil
-
 from sennit.errors import StoreError
 from sennit.execute.body import Body, Scope
 from sennit.execute.pool import BodyPool
 from sennit.execute.processes import ProcessPool
 from sennit.execute.worker import Worker
 from sennit.limit.admission import MemoryGate, resident_bytes
+from sennit.limit.cgroups import effective_cpus
+from sennit.limit.load import LoadManager
+from sennit.limit.shedding import Decision, LoadBounds
+from sennit.model.provider import Budget
 from sennit.model.settings import Settings
 from sennit.model.task import Claim, Claimed, Ending, WorkerInfo
 from sennit.observe.capture import LogCapture
@@ -34,6 +36,7 @@ from sennit.schedule.planner import Planned, Planner
 from sennit.schedule.slots import Slots
 from sennit.store.protocol import Store
 from sennit.submit.context import Attempt, current
+from sennit.submit.permits import told
 from sennit.submit.registry import Registry
 from sennit.sync.ack import call_in, in_event_loop
 from sennit.sync.clock import boot_id, monotonic_s, wall_us
@@ -87,6 +90,8 @@ class Engine:
             missing_s=settings.handler_missing_s,
             lag_notice_s=settings.loop_lag_notice_s,
             random=random or Random(),
+            on_start=self._on_start if settings.load_control else None,
+            on_lag=self._on_lag if settings.load_control else None,
         )
         me = WorkerInfo(
             id=store.take_ids(1)[0], pid=os.getpid(), host=socket.gethostname(), boot_id=boot_id(), queues=self.queues
@@ -103,10 +108,13 @@ class Engine:
         self._gate = MemoryGate(
             settings.memory_bytes_max,
             sample=lambda: resident_bytes(self._processes.pids),
-            on_change=self._dispatcher.hold_back,
+            on_change=partial(self._hold_back, "memory_bytes_max"),
             now_s=monotonic_s,
             later=self._loop.call_later,
         )
+        self._held_back: set[str] = set()
+        self._waited_us: dict[str, int] = {}  # queue → how long the task that was started last had waited for its slot
+        self.load = self._load_manager() if settings.load_control else None
         self._planner = planner(store, schedules, wall_us=wall_us)
         self._capture = LogCapture(store, _whose, self._loop) if settings.log_capture else None
         self._pruned_us = 0
@@ -160,6 +168,8 @@ class Engine:
     async def _release(self) -> None:
         """Give up what is of this process only: log handler, pools, heart."""
         self._gate.close()
+        if self.load is not None:
+            self.load.close()
         if self._capture is not None:
             logging.getLogger().removeHandler(self._capture)
         self._pool.close()
@@ -207,6 +217,10 @@ class Engine:
         """The store's clock."""
         return self._store.now_us()
 
+    def raise_budget(self, budget: Budget) -> None:
+        """Set a new bound, before anything else that this process writes from now on."""
+        told(self._store.set_budget(budget), f"raising the budget of {budget.scope} {budget.key!r}")
+
     def scope(self, task: Claimed) -> AbstractContextManager[Scope]:
         """Open the context of one attempt, in the OS thread that runs the body."""
         return Attempt(
@@ -214,9 +228,17 @@ class Engine:
             self._store,
             size_bytes_max=self._settings.payload_bytes_max,
             thread_bytes_max=self._settings.thread_memory_bytes_max,
-            lend=self._on_loop(self._dispatcher.lend, task.claim),
-            take_back=self._on_loop(self._dispatcher.take_back, task.claim),
+            lend=self._on_loop(self._lend, task.claim),
+            take_back=self._on_loop(self._take_back, task.claim),
         )
+
+    def _lend(self, claim: Claim) -> None:
+        self._worker.begin_wait(claim)
+        self._dispatcher.lend(claim)
+
+    def _take_back(self, claim: Claim) -> None:
+        self._worker.end_wait(claim)
+        self._dispatcher.take_back(claim)
 
     def _on_loop(self, method: Callable[[Claim], None], claim: Claim) -> Callable[[], None]:
         if in_event_loop():
@@ -231,6 +253,56 @@ class Engine:
         """Attempts have started or ended."""
         self._heart.held(held)
         self._gate.note()
+        if self.load is not None:
+            self.load.note(self._slots.held)
+
+    # ------------------------------------------------------------ load
+
+    def _load_manager(self) -> LoadManager:
+        settings = self._settings
+        return LoadManager(
+            LoadBounds(
+                cpu_pressure_max=settings.load_cpu_pressure_max,
+                memory_free_min=settings.load_memory_free_min,
+                lag_s_max=settings.loop_lag_notice_s,
+                queue_age_s_max=settings.load_queue_age_s_max,
+            ),
+            on_change=self._on_load,
+            now_us=lambda: int(monotonic_s() * 1_000_000),
+            loop=self._loop,
+            queue_age_s=self._queue_age_s,
+        )
+
+    def _on_start(self, task: Claimed) -> None:
+        if task.ready_us is not None and task.permit is None:  # else it has waited for its provider, too
+            self._waited_us[task.queue] = self.now_us() - task.ready_us
+
+    def _queue_age_s(self) -> float:
+        """Return how long work waits for a slot here: not at all where one is free, else as long as the last that got one."""
+        slots = self._slots.statistics()
+        full = [queue for queue, s in slots.items() if s.held - s.lent >= s.allowed]
+        return max((self._waited_us.get(queue, 0) for queue in full), default=0) / 1_000_000
+
+    def _on_lag(self, step_s: float) -> None:
+        """An async body has kept the loop for so long: if that is too long, do not wait for an attempt to end."""
+        if self.load is not None:
+            self.load.note_lag(step_s)
+            if step_s > self._settings.loop_lag_notice_s:
+                self.load.note(self._slots.held)
+
+    def _on_load(self, decision: Decision) -> None:
+        self._hold_back("load", decision.after.is_stopped)
+        self._dispatcher.scale(decision.after.multiplier)
+        if decision.has_fallen and decision.after.level == "shedding":
+            self._dispatcher.shed()
+
+    def _hold_back(self, why: str, is_held_back: bool) -> None:  # noqa: FBT001 - by partial
+        """Take no further tasks while there is any reason not to."""
+        if is_held_back:
+            self._held_back.add(why)
+        else:
+            self._held_back.discard(why)
+        self._dispatcher.hold_back(bool(self._held_back))
 
     def _ended(self, ending: Ending | None, claim: Claim) -> None:
         self._dispatcher.ended(ending, claim)
@@ -263,8 +335,5 @@ def _whose() -> Claim | None:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: its affinity, which a container's cpuset also sets."""
-    try:
-        return max(1, len(psutil.Process().cpu_affinity() or ()))
-    except (AttributeError, psutil.Error):
-        return os.cpu_count() or 1
+    """Return how many cores this process may use: SENNIT_CPUS, else its affinity within its container's quota."""
+    return effective_cpus()

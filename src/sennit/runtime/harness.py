@@ -14,13 +14,14 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from sennit.errors import UsageError
 from sennit.model.admission import Bounds
 from sennit.model.lifecycle import State
+from sennit.model.provider import CallReport, Permit, PermitRequest
 from sennit.model.settings import Settings
 from sennit.model.task import Claim, Ending, Ledger, Outcome, TaskView
 from sennit.model.thread import AskView, Decision
@@ -35,6 +36,8 @@ from sennit.sync.ack import Ack, call_in
 from sennit.sync.plain import to_plain
 from sennit.sync.virtual import VirtualClock
 from sennit.threads.inbox import Inbox
+
+T = TypeVar("T")
 
 __all__ = ["AsyncHarness", "Harness", "SyncHarness", "Testing"]
 
@@ -51,7 +54,7 @@ class HarnessStore(MemoryStore):
 
     def __init__(self, clock: VirtualClock, bounds: Bounds) -> None:
         super().__init__(now_us=clock.now_us, bounds=bounds)
-        self._waits: dict[Claim, list[Ack[Outcome]]] = {}
+        self._waits: dict[Claim, list[Ack[Any]]] = {}
         self._on_change: Callable[[], object] = bool
 
     def on_change(self, tell: Callable[[], object]) -> None:
@@ -60,7 +63,21 @@ class HarnessStore(MemoryStore):
 
     def watch(self, task_id: int) -> Ack[Outcome]:
         """Watch; note it when a body asks."""
-        ack, attempt = super().watch(task_id), current()
+        return self._noted(super().watch(task_id))
+
+    def take_permit(self, request: PermitRequest) -> Ack[Permit]:
+        """Take a permit; note it when a body waits in line."""
+        ack = super().take_permit(request)
+        return self._noted(ack) if request.wait else ack
+
+    def return_permit(self, permit_id: int, report: CallReport | None = None) -> Ack[bool]:
+        """Return a permit: others may go on, or a pause begins."""
+        done = super().return_permit(permit_id, report)
+        self._on_change()
+        return done
+
+    def _noted(self, ack: Ack[T]) -> Ack[T]:
+        attempt = current()
         if attempt is not None:
             self._waits.setdefault(attempt.task.claim, []).append(ack)
         self._on_change()
@@ -92,10 +109,15 @@ class HarnessStore(MemoryStore):
             return self._rows.asks.next_due_us()
 
     def is_quiet(self, queues: Mapping[str, int]) -> bool:
-        """Return whether nothing goes on by itself: none of `queues` has a ready task, and all that runs waits."""
+        """Return whether nothing goes on by itself: none of `queues` has a task to claim, and all that runs waits.
+
+        A ready task that has a reason is one whose provider has no room.
+        """
         counts = self.counts().wait()
         if any(slots and State.READY in counts.get(queue, {}) for queue, slots in queues.items()):
-            return False
+            ready = self.tasks(states=[State.READY], limit=_ALL).wait()
+            if any(not view.reason and queues.get(view.queue) for view in ready):
+                return False
         return all(
             any(not ack.done for ack in self._waits.get(Claim(view.id, view.attempt), ()))
             for view in self.tasks(states=[State.RUNNING], limit=_ALL).wait()

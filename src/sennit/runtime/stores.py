@@ -39,7 +39,11 @@ def open_store(url: str, settings: Settings, *, works: bool = True) -> Store:
 
 def bounds_of(settings: Settings) -> Bounds:
     """Return what a store enforces for a process with these settings."""
-    return Bounds(threads_max=settings.threads_max, state_versions=settings.state_versions)
+    return Bounds(
+        threads_max=settings.threads_max,
+        state_versions=settings.state_versions,
+        provider_parallel=settings.provider_parallel,
+    )
 
 
 def sqlite_path(url: str) -> Path:

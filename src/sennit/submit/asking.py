@@ -194,7 +194,7 @@ def _asked(attempt: Attempt, kind: Typed[T], what: AskKind, said: str, draft: As
         if stored is None:
             yield from attempt.suspend(what)
         answer = msgspec.json.decode(stored or b"", type=Answer)
-        title = spec.question or f"event {spec.name!r} {spec.event_key}".rstrip()
+        title = spec.title
         match answer.state:
             case "answered":
                 return kind.decode(answer.value or b"null", f"the answer to {title!r}")
@@ -212,8 +212,8 @@ def _asked(attempt: Attempt, kind: Typed[T], what: AskKind, said: str, draft: As
 
 
 def _id(attempt: Attempt, spec: AskSpec) -> Flow[int]:
-    """Return the id of a closed question, for the error; 0 of a wait for an event, which is in no list."""
-    views = yield from got(attempt.store.asks(states=(), task_id=attempt.task.id, limit=10_000))
+    """Return the id of a closed question or wait, for the error."""
+    views = yield from got(attempt.store.asks(states=(), task_id=attempt.task.id, kind=spec.kind, limit=10_000))
     return next((view.id for view in views if view.spec.key == spec.key), 0)
 
 

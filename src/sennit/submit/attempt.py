@@ -12,13 +12,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NoReturn, Protocol, Self
+from types import TracebackType
+from typing import Any, Final, NoReturn, Protocol, Self
 
-from sennit.errors import AttemptCancelled, AttemptPreempted, AttemptSuspended, UsageError
+import msgspec
+
+from sennit.errors import (
+    AttemptCancelled,
+    AttemptHeldBack,
+    AttemptPreempted,
+    AttemptSuspended,
+    ProviderBusy,
+    UsageError,
+)
+from sennit.model.provider import Permit, PermitRequest
 from sennit.model.task import Claim, Claimed, Ref, TaskSpec
 from sennit.model.thread import AskSpec, StateWrite
+from sennit.store.protocol_providers import ProviderStore
 from sennit.store.protocol_threads import ThreadStore
 from sennit.submit.codec import encode_value
+from sennit.submit.permits import HeldPermit, take
 from sennit.sync.ack import Ack
 from sennit.sync.pending import Flow, got
 from sennit.threads.chains import Chains
@@ -28,13 +41,19 @@ from sennit.threads.state import Home
 _current: ContextVar[Attempt | None] = ContextVar("sennit_attempt", default=None)
 # The steps around this code, outermost first.
 _steps: ContextVar[tuple[str, ...]] = ContextVar("sennit_steps", default=())
+# A pause that is shorter is waited for where the body is: giving an attempt back and claiming it again costs about that.
+# It is also what a provider says that does not know when it opens: one that somebody has isolated.
+GIVE_BACK_S: Final = 1.0
 
 
-class AttemptStore(ThreadStore, Protocol):
+class AttemptStore(ThreadStore, ProviderStore, Protocol):
     """The part of the store a context needs."""
 
     def now_us(self) -> int:
         """The store's clock."""
+
+    def take_ids(self, n: int) -> Sequence[int]:
+        """Return new ids."""
 
     def save_step(self, claim: Claim, key: str, result: bytes) -> Ack[bool]:
         """Keep a step's result while the attempt is held."""
@@ -51,6 +70,8 @@ class Attempt:
         store: where it is from.
         beat_us: when the body last gave a sign of life, store clock.
         threads: the thread of each task it has submitted.
+        permit: for a call to its provider.
+        in_line: whether the body stands in line for a permit; time that passes there is not its own.
         is_pressed: an urgent task wants the slot; the next step makes room for it.
         lend, take_back: called when the body begins to wait for other tasks and when it no longer waits for any; the
             slot is free meanwhile.
@@ -71,12 +92,14 @@ class Attempt:
         self.beat_us = store.now_us()
         self.is_pressed = False
         self.threads: dict[Ref, str | None] = {}
+        self.permit = HeldPermit(task, store)
         self.size_bytes_max = size_bytes_max
         self._thread_bytes_max = thread_bytes_max
         self._home: Home | None = None
         self._lend = lend
         self._take_back = take_back
         self._waits = 0
+        self._in_line = 0
         self._met: Counter[str] = Counter()
         self._children: list[TaskSpec] = []
         self._asks: dict[str, AskSpec] = {}
@@ -88,11 +111,19 @@ class Attempt:
         self._token = _current.set(self)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        del kind, traceback
         _current.reset(self._token)
         self._ended = True
+        self.permit.end(error)
         if self.drafts is not None:
             self.drafts.end()
+
+    def is_gone(self) -> None:
+        """The store has ended the attempt, though its body still runs."""
+        self.permit.is_gone()
 
     def beat(self) -> None:
         """Note a sign of life."""
@@ -175,6 +206,21 @@ class Attempt:
         yield from self._other_steps_end()
         raise AttemptPreempted
 
+    def hold_back(self, reason: str) -> Flow[NoReturn]:
+        """End the attempt here because its provider takes no calls for a while; the task goes on when it does.
+
+        Children that are not stored yet are handed in when the body comes to them again.
+
+        Raises:
+            AttemptHeldBack: always.
+        """
+        yield from self._other_steps_end()
+        raise AttemptHeldBack(reason)
+
+    def throttled_by(self, error: BaseException) -> str:
+        """Return who refused the call that `error` is from, "" when it is from none: then it is the body's failure."""
+        return self.permit.throttled_by(error)
+
     def _other_steps_end(self) -> Flow[None]:
         self._left(*_steps.get())  # a step that ends the attempt does not end itself, and is not to be waited for
         if self._steps_running:
@@ -193,6 +239,7 @@ class Attempt:
         """A wait for another task begins. A body may be in many at once (`gather`), and has one slot to lend."""
         self._waits += 1
         if self._waits == 1:
+            self.permit.lend()
             self._lend()
 
     def end_wait(self) -> None:
@@ -200,6 +247,58 @@ class Attempt:
         self._waits -= 1
         if not self._waits:
             self._take_back()
+
+    def go_on(self) -> Flow[None]:
+        """After a wait: take the permit back that was lent with the slot, in line with other calls."""
+        provider = "" if self._waits else self.permit.lent()
+        if provider:
+            try:
+                permit = yield from self.take_permit(provider)
+            except BaseException:  # a time-out of the body around this wait
+                self.permit.stay_lent()
+                raise
+            self.permit.hold(permit)
+            if self._waits:  # another part of the body has begun to wait meanwhile
+                self.permit.lend()
+
+    # ------------------------------------------------------------ permits for calls
+
+    @property
+    def in_line(self) -> bool:
+        """Whether the body waits for a permit."""
+        return self._in_line > 0
+
+    def take_permit(self, provider: str, *, priority: int | None = None, tokens: int = 0) -> Flow[Permit]:
+        """Wait in line for one more call. The slot is lent meanwhile, and a permit that the body has not used is given back.
+
+        Raises:
+            AttemptHeldBack: the task was claimed for this provider, and it is closed for long.
+            BudgetExceeded: what may be spent is spent.
+        """
+        request = PermitRequest(
+            id=self.store.take_ids(1)[0],
+            provider=provider,
+            priority=self.task.priority if priority is None else priority,
+            tokens=tokens,
+            task_id=self.task.id,
+            wait=False,
+        )
+        try:
+            return (yield from take(self.store, request))
+        except ProviderBusy as error:
+            busy = error
+        is_closed = busy.reason in {"pause", "breaker"} and busy.retry_after_s >= GIVE_BACK_S
+        if is_closed and self.permit.is_for(provider) and not self.permit.is_from_fallback:
+            yield from self.hold_back(f"{provider} is closed ({busy.reason})")
+        self.permit.let_go()
+        self.begin_wait()
+        self._in_line += 1
+        try:
+            in_line = msgspec.structs.replace(request, id=self.store.take_ids(1)[0], wait=True)
+            return (yield from take(self.store, in_line))
+        finally:
+            self._in_line -= 1
+            self.end_wait()
 
     # ------------------------------------------------------------ what commits with the result
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from datetime import UTC, datetime, timedelta
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import msgspec
@@ -70,8 +71,11 @@ class Client:
     def submit_calls(self, calls: Iterable[Call]) -> list[Handle[Any]]:
         """Hand in several calls, all or none; children when called inside a body, and those never wait for room.
 
+        More than `queue_max` that may wait for room go in in parts, in order, each all or none; if one is refused, those
+        after it are too.
+
         Raises:
-            QueueFull: no room within `admission_timeout_s` (in async code: told by the handles).
+            QueueFull: no room within `admission_timeout_s`, for each part anew (in async code: told by the handles).
         """
         with _no_cycle_search():
             calls = list(calls)
@@ -89,8 +93,9 @@ class Client:
                     stored.result()
                 return self._handles(calls, specs, stored)
         # Outside of it: this may take as long as a queue is full.
-        stored = self._entrance.submit(store, specs, self.settings.admission_timeout_s)
-        return self._handles(calls, specs, stored)
+        parts = self._entrance.submit(store, specs, self.settings.admission_timeout_s)
+        acks = chain.from_iterable(repeat(ack, n) for n, ack in parts)
+        return [self._handle(call, spec, ack) for call, spec, ack in zip(calls, specs, acks, strict=True)]
 
     def submit_in(self, connection: sqlite3.Connection, call: Call) -> Handle[Any]:
         """Hand in one call as part of the caller's own transaction on the same database; it cannot wait for room in it.
@@ -144,7 +149,7 @@ class Client:
             on_parent_failed=options.on_parent_failed, thread_id=options.thread_id, key=options.key,
             on_conflict=options.on_conflict, delay_us=options.delay_us if options.at is None else _us_until(options.at),
             queue_timeout_us=options.queue_timeout_us, deadline_us=options.deadline_us,
-            crashes_max=options.crashes_max or settings.crashes_max, options=options.overrides,
+            crashes_max=options.crashes_max or settings.crashes_max, options=options.overrides, provider=options.provider,
             entry=options.entry(queue_max=settings.queue_max, on_full=cast("OnFull", settings.on_full)),
         )  # fmt: skip
 
@@ -184,12 +189,15 @@ class Client:
         if attempt is not None:
             attempt.begin_wait()
         try:
-            return [await ack for ack in watched]
+            outcomes = [await ack for ack in watched]
         finally:
             if attempt is not None:
                 attempt.end_wait()
             if notice is not None:
                 notice.cancel()
+        if attempt is not None:
+            await run(attempt.go_on())
+        return outcomes
 
     def _notice_later(self, handle: Handle[Any]) -> asyncio.TimerHandle | None:
         if self._works(handle.queue):
@@ -222,10 +230,13 @@ class Client:
         if waits is not None:
             waits.begin_wait()
         try:
-            return [patience.wait(handle, ack) for handle, ack in zip(handles, watched, strict=True)]
+            outcomes = [patience.wait(handle, ack) for handle, ack in zip(handles, watched, strict=True)]
         finally:
             if waits is not None:
                 waits.end_wait()
+        if waits is not None:
+            run_blocking(waits.go_on())
+        return outcomes
 
     def _notice(self, handle: Handle[Any]) -> None:
         """Say on the log when nobody serves the queue that somebody waits for."""

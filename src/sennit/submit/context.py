@@ -53,6 +53,8 @@ def step(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Pending[
             return result_decoder(function)(stored)
         if attempt.is_pressed:
             await run(attempt.make_room())
+        if attempt.permit.is_lent:  # the body has given up the wait that it was lent for
+            await run(attempt.go_on())
         with attempt.stepping(key):
             value = await _call(function, args, kwargs)
             _held(await attempt.remember(key, value, what))
@@ -64,6 +66,8 @@ def step(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Pending[
             return result_decoder(function)(stored)
         if attempt.is_pressed:
             run_blocking(attempt.make_room())
+        if attempt.permit.is_lent:
+            run_blocking(attempt.go_on())
         with attempt.stepping(key):
             value = function(*args, **kwargs)
             if inspect.isawaitable(value):

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from math import isfinite
-from typing import Any, TypedDict, get_args
+from typing import Any, Protocol, TypedDict, get_args
 
 import msgspec
 
 from sennit.errors import SettingsError
 from sennit.model.admission import Entry, OnFull
 from sennit.model.order import Priority
+from sennit.model.provider import checked_provider_name
 from sennit.model.task import OnConflict, OnParentFailed, TaskOptions
 from sennit.model.thread import OnBusy, checked_thread_id
 from sennit.submit.handle import Handle
+
+
+class NamesProvider(Protocol):
+    """What `app.provider` returns, as far as options care."""
+
+    @property
+    def name(self) -> str:
+        """`name` or `name/model`."""
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -34,6 +43,8 @@ class SubmitOptions(TypedDict, total=False):
             0 is no cache. Equal arguments are equal JSON: how they are passed does not matter, but a default that is
             left out is not equal to one that is given. Results of other tasks cannot be among them.
         cache_tags: names by which `app.invalidate` drops the cached result.
+        provider: whom its calls go to: what `app.provider` returns, or `name` or `name/model`. It is claimed with a permit
+            for its first call, and holds no slot while the provider has no room. None is no provider.
     """
 
     queue: str
@@ -55,6 +66,7 @@ class SubmitOptions(TypedDict, total=False):
     on_full: OnFull
     cache_s: float
     cache_tags: Sequence[str]
+    provider: NamesProvider | str | None
 
 
 class Options(msgspec.Struct, kw_only=True, frozen=True):
@@ -77,6 +89,7 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     on_full: OnFull | None = None  # as the settings say
     cache_us: int = 0
     cache_tags: tuple[str, ...] = ()
+    provider: str = ""
 
     def entry(self, *, queue_max: int, on_full: OnFull) -> Entry | None:
         """Return under which conditions such a task may enter, without its cache key; None is always."""
@@ -172,6 +185,17 @@ def _tags(value: Any) -> tuple[str, ...]:
     return tags
 
 
+def _provider(value: Any) -> str:
+    """Accept a provider as well as its name."""
+    if value is None:
+        return ""
+    name, slash, model = getattr(value, "name", value if isinstance(value, str) else repr(value)).partition("/")
+    checked_provider_name(name)
+    if slash and not model:
+        raise SettingsError(f"provider={value!r} ends with a slash", fix='write "name", or "name/model"')
+    return f"{name}{slash}{model}"
+
+
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "queue": lambda value: value,
     "key": lambda value: value,
@@ -181,4 +205,5 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "at": _aware,
     "crashes_max": lambda value: int(_positive("crashes_max", value, zero=False)),
     "cache_tags": _tags,
+    "provider": _provider,
 }

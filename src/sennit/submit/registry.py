@@ -17,9 +17,10 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 from sennit.errors import SettingsError, UnknownHandler
 from sennit.model.retry import RetryPolicy
 from sennit.model.thread import OnBusy
+from sennit.model.timeout import AdaptiveTimeout
 from sennit.submit.codec import Codec
 from sennit.submit.handle import Handle, Handles
-from sennit.submit.options import Options, SubmitOptions
+from sennit.submit.options import NamesProvider, Options, SubmitOptions
 from sennit.sync.ack import Ack
 
 P = ParamSpec("P")
@@ -43,6 +44,7 @@ class Handler:
     Attributes:
         kind: `async` runs on the event loop, `sync` in an OS thread, `cpu` in a worker process.
         timeout_s: per attempt; None is none.  idle_timeout_s: without a sign of life.
+        adaptive_timeout: per attempt, learnt from others; it has a ceiling.
         preemptible: an urgent task may take its slot between two steps.
     """
 
@@ -55,6 +57,7 @@ class Handler:
     idle_timeout_s: float | None
     options: Options
     preemptible: bool = False
+    adaptive_timeout: AdaptiveTimeout | None = None
 
     @property
     def reference(self) -> str:
@@ -133,7 +136,14 @@ class Task(Generic[P, R]):
         return self._client.invalidate(Call(self.handler, self._options, args, kwargs))
 
     def map(self, *columns: Iterable[Any], **options: Unpack[SubmitOptions]) -> Handles[R]:
-        """Hand in one task per item (per row of several columns, like `map`), all in one transaction."""
+        """Hand in one task per item (per row of several columns, like `map`), all in one transaction.
+
+        More items than `queue_max` go in in parts, in order, as workers make room: in sync code this blocks meanwhile,
+        in async code it returns at once. Each part is a transaction.
+
+        Raises:
+            QueueFull: `on_full` says so, or no part could enter for `admission_timeout_s`; what is in before it goes on.
+        """
         settings = self._options.replaced(options) if options else self._options
         rows = ((item,) for item in columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
         return Handles(self._client.submit_calls([Call(self.handler, settings, row, {}) for row in rows]))
@@ -177,9 +187,11 @@ class Registry:
         retries: int | RetryPolicy = 0,
         timeout_s: float | None = None,
         idle_timeout_s: float | None = None,
+        adaptive_timeout: AdaptiveTimeout | None = None,
         on_busy: OnBusy | None = None,
         cache_s: float | None = None,
         cache_tags: Sequence[str] | None = None,
+        provider: NamesProvider | str | None = None,
         preemptible: bool = False,
         options: SubmitOptions | None = None,
     ) -> Handler:
@@ -222,6 +234,8 @@ class Registry:
             changes["cache_s"] = cache_s
         if cache_tags is not None:
             changes["cache_tags"] = cache_tags
+        if provider is not None:
+            changes["provider"] = provider
         defaults = Options(queue=queue or ("cpu" if cpu else "default"))
         handler = Handler(
             name=name,
@@ -233,6 +247,7 @@ class Registry:
             idle_timeout_s=idle_timeout_s,
             options=defaults.replaced(changes) if changes else defaults,
             preemptible=preemptible,
+            adaptive_timeout=None if adaptive_timeout is None else adaptive_timeout.within(timeout_s),
         )
         self._handlers[name] = handler
         return handler

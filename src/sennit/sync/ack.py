@@ -58,6 +58,11 @@ class Ack(Generic[T]):
         """True once a value or an error is there."""
         return self._value is not _UNSET or self._error is not None
 
+    @property
+    def succeeded(self) -> bool:
+        """True once a value is there."""
+        return self._value is not _UNSET
+
     def resolve(self, value: T) -> None:
         """Deliver the result; for one ack. Many at once: `resolve_all`."""
         resolve_all([(self, value, None)])

@@ -13,7 +13,7 @@ import os
 import stat
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from sennit.errors import UsageError
 
@@ -104,15 +104,22 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, whole; None if there is none."""
+        with self.opened(name) as file:
+            return None if file is None else file.read()
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[BinaryIO | None]:
+        """Open a file to read it; None if there is none. It stays the same one if it is replaced meanwhile."""
         try:
             with self._no_symlink(name):
                 descriptor = os.open(name, _READ, dir_fd=self._fd)
         except FileNotFoundError:
-            return None
+            yield None
+            return
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise self._refused(name, "no regular file")
-            return file.read()
+            yield file
 
     def replace(self, name: str, *content: bytes) -> None:
         """Write a file so that a reader sees the old content or all of the new one; durable when this returns."""
@@ -133,8 +140,11 @@ class Folder:
             file.flush()
             os.fsync(descriptor)
 
-    def append(self, name: str, line: bytes) -> None:
-        """Append a line that ends in a newline; what a killed writer has left of one is cut off first."""
+    def append(self, name: str, line: bytes) -> int:
+        """Append a line that ends in a newline; return how many bytes the file has then.
+
+        What a killed writer has left of a line is cut off first.
+        """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with self._no_symlink(name):
             descriptor = os.open(name, flags, 0o666, dir_fd=self._fd)
@@ -150,21 +160,7 @@ class Folder:
             os.fsync(descriptor)
         if end == 0:
             os.fsync(self._fd)
-
-    def read_lines(self, name: str, offset: int) -> tuple[list[bytes], int]:
-        """Return the whole lines from `offset` on, and the offset behind them; all of a file that is shorter than that."""
-        try:
-            with self._no_symlink(name):
-                descriptor = os.open(name, _READ, dir_fd=self._fd)
-        except FileNotFoundError:
-            return [], 0
-        with os.fdopen(descriptor, "rb") as file:
-            if offset > os.fstat(descriptor).st_size:
-                offset = 0  # it was deleted, and has begun anew
-            file.seek(offset)
-            lines = file.read()
-        whole = lines[: lines.rfind(b"\n") + 1]
-        return whole.split(b"\n")[:-1], offset + len(whole)
+        return end + len(line)
 
     def remove(self, name: str) -> bool:
         """Remove a file or a symlink itself; False if there is none."""

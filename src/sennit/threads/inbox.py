@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from sennit.errors import AnswerInvalid
-from sennit.model.thread import Answer, AskState, AskView, Decision
+from sennit.model.thread import Answer, AskKind, AskState, AskView, Decision
 from sennit.store.protocol_threads import ThreadStore
 from sennit.sync.pending import Flow, Pending, got
 from sennit.sync.plain import to_plain
@@ -38,8 +38,8 @@ class Question:
 
     @property
     def text(self) -> str:
-        """What is asked."""
-        return self.view.spec.question
+        """What is asked; of a wait for an event, which."""
+        return self.view.spec.title
 
     @property
     def state(self) -> AskState:
@@ -80,6 +80,7 @@ class Question:
         Raises:
             AnswerInvalid: it needs a value.
         """
+        self._refuse_event()
         spec = self.view.spec
         if (spec.schema or {}).get("type") == "boolean" or (spec.schema is None and not spec.proposal):
             return self._decision(msgspec.Raw(b"true"), by)
@@ -88,12 +89,13 @@ class Question:
                 f"question {self.id} cannot just be approved: {self.text}",
                 ask_id=self.id,
                 why="it asks for a value, and proposes none",
-                fix="answer with respond(value)",
+                fix="respond with a value",
             )
         return self._decision(spec.proposal, by)
 
     def rejection(self, reason: str = "", *, by: str = "") -> Decision:
         """Return the decision that `reject` makes."""
+        self._refuse_event()
         answer = Answer(state="denied", by=by, reason=reason)
         return Decision(ask_id=self.id, answer=answer, version=self.view.version)
 
@@ -103,13 +105,14 @@ class Question:
         Raises:
             AnswerInvalid: the question does not allow it, or the value does not fit.
         """
+        self._refuse_event()
         spec = self.view.spec
         if not spec.allow_edit or not spec.proposal:
             raise AnswerInvalid(
                 f"question {self.id} cannot be edited: {self.text}",
                 ask_id=self.id,
                 why="it was asked without allow_edit=True" if spec.proposal else "nothing is proposed",
-                fix="approve it, reject it, or answer with respond(value)",
+                fix="approve it, reject it, or respond with a value",
             )
         return self._decision(_json(self.id, value), by)
 
@@ -119,6 +122,7 @@ class Question:
         Raises:
             AnswerInvalid: the value does not fit, or there is a proposal that may not be edited.
         """
+        self._refuse_event()
         spec = self.view.spec
         if spec.proposal and not spec.allow_edit and bytes(_json(self.id, value)) != bytes(spec.proposal):
             raise AnswerInvalid(
@@ -128,6 +132,16 @@ class Question:
                 fix="approve it, or reject it",
             )
         return self._decision(_json(self.id, value), by)
+
+    def _refuse_event(self) -> None:
+        spec = self.view.spec
+        if spec.kind == "event":
+            raise AnswerInvalid(
+                f"{self.id} is a wait for {spec.title}, and no question",
+                ask_id=self.id,
+                why="no person decides it: it ends when the event is signalled",
+                fix="signal the event, with the same name and key",
+            )
 
     def _decision(self, value: msgspec.Raw, by: str) -> Decision:
         check_answer(self.view, value)
@@ -163,13 +177,21 @@ class Inbox:
         thread_id: str | None = None,
         task_id: int | None = None,
         assignee: str | None = None,
+        events: bool = False,
         limit: int = 100,
     ) -> Pending[Sequence[Question]]:
-        """Return questions that match, oldest first; open ones unless `states` says otherwise (empty: all)."""
+        """Return questions that match, oldest first; open ones unless `states` says otherwise (empty: all).
+
+        With `events`, the waits for events instead: `question.view.spec` has `name` and `event_key`, and
+        `app.signal(name, event_key, payload)` ends them; nobody can approve or reject one.
+        """
+        kind: AskKind = "event" if events else "ask"
 
         def flow() -> Flow[Sequence[Question]]:
             views = yield from got(
-                self.store.asks(states=states, thread_id=thread_id, task_id=task_id, assignee=assignee, limit=limit)
+                self.store.asks(
+                    states=states, thread_id=thread_id, task_id=task_id, assignee=assignee, kind=kind, limit=limit
+                )
             )
             return [Question(self, view) for view in views]
 
@@ -187,12 +209,14 @@ class Inbox:
 
         return Pending.of(flow)
 
-    def watch(self) -> Watch:
-        """Return the open questions, and from then on each that is new or has changed: `async for` or `for`.
+    def watch(self) -> Watch[Question]:
+        """Return the open questions, then each that is new, has changed or is closed: `async for` or `for`.
 
-        One that is asked and closed between two looks is not shown. Nothing polls; it goes on until it is left.
+        Each version is shown once, as far as it still is the present one at the next look; so a question that was asked
+        and answered meanwhile is shown once, closed. Waits for events are not shown. Nothing polls; it goes on until it
+        is left.
         """
-        return Watch(self._store)
+        return Watch(self._store, lambda view: Question(self, view))
 
     # ------------------------------------------------------------ deciding
 

@@ -26,6 +26,7 @@ import msgspec
 from sennit.errors import PayloadError, UsageError
 from sennit.sync.clock import wall_us
 from sennit.sync.filelocks import FileLock
+from sennit.threads import broadcasts
 from sennit.threads.documents import decode_document, encode, encode_json
 from sennit.threads.faces import Work, operation
 from sennit.threads.folders import Folder
@@ -61,6 +62,8 @@ class Workspace:
         root: is made when something is first written to it.
         context_bytes_max: for one context value or broadcast.
         document_bytes_max: for one output or shared document.
+        broadcasts_bytes_max: for all broadcasts together. When there are more, the older half is dropped; a thread that
+            has not read it by then never will.
         lock_timeout_s: how long a writer waits for others; None is for ever. Then `LockTimeout` says who has the lock.
     """
 
@@ -70,11 +73,13 @@ class Workspace:
         *,
         context_bytes_max: int = 1024 * 1024,
         document_bytes_max: int = 10 * 1024 * 1024,
+        broadcasts_bytes_max: int = 10 * 1024 * 1024,
         lock_timeout_s: float | None = 30.0,
     ) -> None:
         self.root = Path(root).absolute()
         self._small = Ceiling(context_bytes_max, "context_bytes_max")
         self._document = Ceiling(document_bytes_max, "document_bytes_max")
+        self._broadcasts_bytes_max = broadcasts_bytes_max
         self._lock_timeout_s = lock_timeout_s
 
     # ------------------------------------------------------------ context of a thread, or of one of its tasks
@@ -200,7 +205,7 @@ class Workspace:
 
     @operation
     def broadcast(self, message: Any) -> Work[None]:
-        """Tell all threads something that serialises to JSON; also those that begin later.
+        """Tell all threads something that serialises to JSON; also those that begin later, while it is kept.
 
         Raises:
             WorkspaceTooLarge, PayloadError, LockTimeout: as `set_context`.
@@ -212,7 +217,8 @@ class Workspace:
 
         def do() -> None:
             with Folder.made(self.root) as folder:
-                folder.append("broadcasts", b'{"at_us":%d,"value":%b}\n' % (wall_us(), content))
+                line = b'{"at_us":%d,"value":%b}\n' % (wall_us(), content)
+                broadcasts.append(folder, line, self._broadcasts_bytes_max)
 
         return Work(do, self._lock("broadcasts", purpose="broadcast"))
 
@@ -220,6 +226,7 @@ class Workspace:
     def messages(self, thread_id: str, *, advance: bool = True) -> Work[list[Message]]:
         """Return the broadcasts this thread has not been given yet, oldest first, and remember that it has them now.
 
+        Of those it has missed, what `broadcasts_bytes_max` has left.
         With `advance=False` they are given again next time: for a reader that may die before it has used them.
         """
         folders = _folders(thread_id, None)
@@ -228,7 +235,7 @@ class Workspace:
             with Folder.found(self.root, *folders) as folder:
                 position = int((folder is not None and folder.read("read")) or 0)
             with Folder.found(self.root) as folder:
-                lines, end = ([], 0) if folder is None else folder.read_lines("broadcasts", position)
+                lines, end = ([], 0) if folder is None else broadcasts.read(folder, position)
             if lines and advance:
                 with Folder.made(self.root, *folders) as folder:
                     folder.replace("read", str(end).encode())
