@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -25,7 +26,14 @@ from sennit.cli.demo.plan import Plan, PlannedFile, plan
 from sennit.cli.demo.records import FunctionFacts, Outcome
 from sennit.cli.demo.run import Result
 from sennit.cli.demo.stock import Stock, take_stock
+from sennit.testing.provider import FakeProvider
 from tests.examples.demo_runs import LINE, demo, shop, started
+
+MODEL_LINE = re.compile(
+    r"^model: highest concurrency \d+( \(found by \d+ refused calls?\))?, 1 pause of 0\.\d s, \d+ requests? in it, "
+    r"0 attempts lost, 0\.0\d USD \(made-up prices\)$",
+    re.MULTILINE,
+)
 
 
 @pytest.fixture
@@ -62,9 +70,10 @@ def test_a_small_tree_is_read_although_a_worker_is_killed(tree: Path, tmp_path: 
     assert int(line["tasks"]) == 1 + 1 + 15 * 2 + 3 + 1  # plan, approve, 15 files, 3 packages, report
     assert (line["kills"], line["asked"], line["outcome"]) == ("1", "1 human", "report")
     assert int(line["rescued"]) >= 1
-    assert (line["lost"], line["duplicated"]) == ("0", "0")
+    assert (line["retries"], line["lost"], line["duplicated"]) == ("0", "0", "0")
     assert re.search(r"first result after [\d.]+ s: ", done.stderr)
     assert re.search(r"kill -9 \d+ after \d+ of 36 tasks: it held [1-9]", done.stderr)
+    assert MODEL_LINE.search(done.stderr), done.stderr
 
 
 def test_the_report_of_a_small_tree_is_true(tree: Path, tmp_path: Path) -> None:
@@ -81,6 +90,10 @@ def test_the_report_of_a_small_tree_is_true(tree: Path, tmp_path: Path) -> None:
     assert "most complex `tangled` (shop/tangled.py:1, 14)" in markdown
     assert "Published: nobody answered within 2 s, which counts as yes" in markdown
     assert "<span>a person</span>" in page
+    assert re.search(
+        r"Provider model: highest concurrency \d+.*, 0 attempts lost, 0\.0\d USD \(made-up prices\)", markdown
+    )
+    assert re.search(r"^\| dependencies \| \d+ \|", markdown, re.MULTILINE)
 
 
 def test_the_report_of_an_installed_package_is_true(tmp_path: Path) -> None:
@@ -94,11 +107,41 @@ def test_the_report_of_an_installed_package_is_true(tmp_path: Path) -> None:
     assert (facts["kills"], facts["lost"], facts["duplicated"], facts["sound"]) == (1, 0, 0, True)
     assert facts["tasks"] == facts["succeeded"] == len(fleet_of(plan(root, files_max=1000)))
     assert (facts["asked"], facts["published"], facts["approval"]["state"]) == (1, True, "expired")
+    assert facts["retries"] == 0
+    assert_the_model_was_spared(facts)
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
     row = first_row_after("Most complex functions", markdown)
     assert row == [knot.name, f"{path}:{knot.line}", str(knot.complexity), str(knot.lines)]
     source = (root.parent / path).read_text(encoding="utf-8").splitlines()
     assert f"def {knot.name.rpartition('.')[2]}(" in source[knot.line - 1]
+
+
+def assert_the_model_was_spared(facts: dict[str, Any]) -> None:
+    """Its ceiling of 12 was found and kept, its quota ended once, and both are nobody's failure."""
+    use = facts["model"]
+    assert 4 <= use["highest"] <= 12
+    assert len(use["pauses"]) == 1
+    assert use["attempts_lost"] == 0
+    assert use["calls"] >= use["throttled"] > use["too_many"]
+    assert use["cost_usd"] > 0
+    assert facts["waited_s"]["pause"] > 0
+
+
+def test_the_users_own_model_is_kept_to_its_limit_by_the_same_provider(tree: Path, tmp_path: Path) -> None:
+    with FakeProvider(max_concurrency=2, latency=0.02, models=("llama",)) as theirs:
+        environ = {"OPENAI_BASE_URL": f"{theirs.url}/v1", "OPENAI_MODEL": "llama"}
+        done = demo(tree, "--fast", "--json", "--out", tmp_path, **environ)
+        seen = theirs.statistics()
+
+    facts = msgspec.json.decode(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert (facts["retries"], facts["failed"], facts["lost"], facts["duplicated"]) == (0, 0, 0, 0)
+    assert (seen.max_concurrency, seen.pauses) == (2, ())
+    assert 0 < facts["rate_limited"] <= seen.refused["burst"]
+    assert (facts["model"]["highest"], facts["model"]["pauses"], facts["model"]["cost_usd"]) == (None, [], 0.0)
+    assert re.search(r"^model: \d+ calls, \d+ answered 429, [\d]+ at once allowed at the end, 0 attempts lost$",
+                     done.stderr, re.MULTILINE)  # fmt: skip
+    assert "quota" not in done.stderr
 
 
 def fleet_of(tree: Plan) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import click
 
+from sennit.cli.group import LazyGroup
 from sennit.cli.output import emit, table
 from sennit.cli.shared import Shared, pass_shared, shared_options
 from sennit.runtime.app import App
@@ -60,7 +61,12 @@ class Figure:
         return 100 * share
 
 
-@click.command()
+COMMANDS: Final = {
+    "limits": ("sennit.cli.bench_limits:limits", "Simulate the limits of providers, as a table and as plots."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, invoke_without_command=True)
 @click.option(
     "--scale", type=click.FloatRange(0.001, 100), default=1.0, show_default=True, help="Sizes are multiplied by this."
 )
@@ -79,8 +85,14 @@ class Figure:
 )
 @shared_options()
 @pass_shared
-def bench(shared: Shared, *, scale: float, durability: str, folder: Path | None) -> None:
+@click.pass_context
+def bench(ctx: click.Context, shared: Shared, *, scale: float, durability: str, folder: Path | None) -> None:
     """Measure throughput, bulk submit, latency, chain, fan-in and step on a temporary file."""
+    if ctx.invoked_subcommand is not None:
+        given = [n for n in ctx.params if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
+        if given:
+            raise click.UsageError(f"options before `{ctx.invoked_subcommand}` are not for it; put its own behind it")
+        return
     shared.start_logging()
     with tempfile.TemporaryDirectory(prefix="sennit-bench-", dir=folder) as place:
         raw = _Raw(Path(place) / "raw.db", durability, scale)

@@ -10,8 +10,13 @@ import logging
 import sys
 import threading
 from datetime import UTC, datetime
+from typing import Final
 
 CLEAR = "\r\x1b[K"  # to the first column, erase to the end of the line (ECMA-48 CR and EL)
+
+
+# HTTP clients that log every request at INFO.
+_CHATTY: Final = ("httpx", "httpx2")
 
 
 class LogLines(logging.Handler):
@@ -27,6 +32,7 @@ class LogLines(logging.Handler):
         super().__init__({-1: logging.ERROR, 1: logging.DEBUG}.get(verbosity, usual))
         self._root_level = min(self.level, logging.INFO) if works else self.level
         self._level_before = logging.WARNING
+        self._hushed: list[logging.Logger] = []
         self._live = ""
         self._pen = threading.RLock()
         self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
@@ -37,6 +43,11 @@ class LogLines(logging.Handler):
         self._level_before = root.level
         root.setLevel(self._root_level)
         root.addHandler(self)
+        if self.level > logging.DEBUG:  # a line for each request of each call says nothing that the fleet's own do not
+            for logger in map(logging.getLogger, _CHATTY):
+                if logger.level == logging.NOTSET:
+                    logger.setLevel(logging.WARNING)
+                    self._hushed.append(logger)
 
     def stop(self) -> None:
         """Leave logging as it was found."""
@@ -44,6 +55,9 @@ class LogLines(logging.Handler):
         root = logging.getLogger()
         root.removeHandler(self)
         root.setLevel(self._level_before)
+        for logger in self._hushed:
+            logger.setLevel(logging.NOTSET)
+        self._hushed.clear()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record above the live line."""

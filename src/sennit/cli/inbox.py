@@ -17,7 +17,17 @@ from sennit.cli.forms import ask_line, asked, somebody_is_there, text_of, value_
 from sennit.cli.group import Group
 from sennit.cli.opening import existing
 from sennit.cli.output import clipped, emit, moment, safe, safe_lines, table
-from sennit.cli.questions import ALL, QUESTION_CHARS, ask_json, in_full, needs_you, outcome, row
+from sennit.cli.questions import (
+    ALL,
+    QUESTION_CHARS,
+    ask_json,
+    event_row,
+    events_wait,
+    in_full,
+    needs_you,
+    outcome,
+    row,
+)
 from sennit.cli.shared import Shared, examples, pass_shared, shared_options, thread_option
 from sennit.errors import AnswerInvalid, AskClosed, AskStale, UsageError
 from sennit.model.thread import AskView, Decision
@@ -61,10 +71,13 @@ def inbox(ctx: click.Context) -> None:
 
 @inbox.command(
     epilog=examples(
-        "sennit inbox ls --assignee ann", "sennit inbox ls --json | jq -r 'select(.kind == \"approve\") | .id'"
+        "sennit inbox ls --assignee ann",
+        "sennit inbox ls --json | jq -r 'select(.kind == \"approve\") | .id'",
+        "sennit inbox ls --events                  which tasks wait for which event",
     )
 )
 @click.option("--all", "closed", is_flag=True, help="Also those that are closed.")
+@click.option("--events", is_flag=True, help="Waits for events instead of questions; `sennit signal` ends them.")
 @thread_option
 @click.option("--assignee", metavar="A", help="Only those that this one is asked.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many at most.")
@@ -74,6 +87,7 @@ def ls(
     shared: Shared,
     *,
     closed: bool = False,
+    events: bool = False,
     thread_id: str | None = None,
     assignee: str | None = None,
     limit: int = 100,
@@ -81,24 +95,26 @@ def ls(
     """List questions that wait for somebody, oldest first."""
     with existing(shared.url) as store:
         found = store.asks(
-            states=() if closed else ("open",), thread_id=thread_id, assignee=assignee, limit=ALL
-        ).result()
+            states=() if closed else ("open",), thread_id=thread_id, assignee=assignee,
+            kind="event" if events else "ask", limit=ALL,
+        ).result()  # fmt: skip
         now_us = store.now_us()
     shown = found[-limit:] if closed else found[:limit]
     if shared.json:
         for ask in shown:
             emit(ask_json(ask))
     else:
-        click.echo(f"needs you  {needs_you([ask for ask in found if ask.state == 'open'], now_us)}")
+        open_ = [ask for ask in found if ask.state == "open"]
+        click.echo(f"events  {events_wait(open_, now_us)}" if events else f"needs you  {needs_you(open_, now_us)}")
         if shown:
-            _print_table(shown, now_us, closed=closed)
+            _print_table(shown, now_us, closed=closed, events=events)
     if len(shown) < len(found):
         click.echo(f"{len(shown):,} of {len(found):,}; more with --limit", err=True)
 
 
-def _print_table(asks: Sequence[AskView], now_us: int, *, closed: bool) -> None:
-    head = ["id", "age", "expires", "thread", "question", "kind"]
-    rows = [row(ask, now_us) for ask in asks]
+def _print_table(asks: Sequence[AskView], now_us: int, *, closed: bool, events: bool) -> None:
+    head = ["id", "age", "expires", "thread", *(("task", "event", "key") if events else ("question", "kind"))]
+    rows = [(event_row if events else row)(ask, now_us) for ask in asks]
     if closed:
         head.append("decision")
         for cells, ask in zip(rows, asks, strict=True):
@@ -113,7 +129,7 @@ def _print_table(asks: Sequence[AskView], now_us: int, *, closed: bool) -> None:
 @shared_options()
 @pass_shared
 def show(shared: Shared, ref: Ref) -> None:
-    """Show one question: what is proposed, what an answer looks like, and what was decided by whom."""
+    """Show one question, or wait for an event: what is proposed, what an answer looks like, who has decided what."""
     with existing(shared.url) as store:
         ask = store.ask(ref[0]).result()
         now_us = store.now_us()
@@ -138,7 +154,8 @@ def watch(shared: Shared, *, thread_id: str | None, assignee: str | None) -> Non
         live = sys.stdout.isatty() and not shared.json
         if live:
             _redraw(open_, store.now_us())
-        for ask in Inbox(lambda: store).watch():
+        for question in Inbox(lambda: store).watch():
+            ask = question.view
             matches = thread_id in (None, ask.thread_id) and assignee in (None, ask.assignee)
             if not matches and ask.id not in open_:
                 continue

@@ -24,6 +24,8 @@ COMMANDS: Final = {
     "tasks": ("sennit.cli.tasks:tasks", "List, look at, wait for, cancel and retry tasks."),
     "inbox": ("sennit.cli.inbox:inbox", "See and answer the questions of tasks."),
     "threads": ("sennit.cli.threads:threads", "Conversations: their tasks, state, versions and diffs."),
+    "proxy": ("sennit.cli.proxy:proxy", "An HTTP proxy on this host that puts the limits before any client."),
+    "providers": ("sennit.cli.providers:providers", "Limits, pauses and budgets of model providers."),
     "signal": ("sennit.cli.signal:signal", "Tell the tasks that wait for an event that it has come."),
     "cache": ("sennit.cli.cache:cache", "Forget cached results."),
     "locks": ("sennit.cli.locks:locks", "Who holds which file lock."),

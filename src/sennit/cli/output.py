@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import accumulate, takewhile
+from typing import Any, TypeVar
 
 import click
 import msgspec
 
 from sennit.model.task import ErrorInfo, Ledger, LogLine, TaskView, WorkerInfo
+
+T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -36,10 +40,34 @@ def safe_lines(text: str) -> str:
     return "\n".join(safe(line) for line in text.split("\n"))
 
 
+def columns(text: str) -> int:
+    """Return how many columns of a terminal a line takes: wide characters of East Asia two, combining marks none.
+
+    As UAX #11 has it (https://www.unicode.org/reports/tr11/): W and F are wide; A, "ambiguous", is narrow outside of
+    East Asian legacy encodings.
+    """
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+def _columns(character: str) -> int:
+    if unicodedata.category(character) in {"Mn", "Me"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1
+
+
+def padded(text: str, width: int, *, right: bool = False) -> str:
+    """Return text with as many spaces as make it `width` columns: after it, or before it so that it is flush right."""
+    space = " " * (width - columns(text))
+    return space + text if right else text + space
+
+
 def clipped(text: str, width: int) -> str:
-    """Return the first line of a text, at most `width` characters."""
+    """Return the first line of a text, at most `width` columns of a terminal."""
     first, *rest = text.splitlines() or [""]
-    return first if len(first) <= width and not rest else f"{first[: width - 1]}…"
+    if columns(first) <= width and not rest:
+        return first
+    ends = takewhile(lambda end: end < width, accumulate(map(_columns, first)))
+    return f"{first[: sum(1 for _ in ends)]}…"
 
 
 def pretty(data: bytes | msgspec.Raw) -> str:
@@ -92,15 +120,19 @@ def say_more(shown: Sequence[object], limit: int) -> None:
         click.echo(f"{len(shown):,} shown, there may be more: --limit", err=True)
 
 
+def at_most(found: Sequence[T], limit: int) -> Sequence[T]:
+    """Return the first `limit` of a list that was asked for one more; say on stderr if that one is there."""
+    if len(found) > limit:
+        click.echo(f"showing {limit:,} of more than {limit:,}; more with --limit", err=True)
+    return found[:limit]
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, right: frozenset[str] = frozenset()) -> None:
     """Write aligned columns; those named in `right` are flush right. The last one is not padded."""
     cells = [[safe(str(cell)) for cell in row] for row in rows]
-    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(head)]
+    widths = [max([columns(name), *(columns(row[i]) for row in cells)]) for i, name in enumerate(head)]
     for line in ([*head], *cells):
-        parts = [
-            cell.rjust(width) if name in right else cell.ljust(width)
-            for name, cell, width in zip(head, line, widths, strict=True)
-        ]
+        parts = [padded(cell, width, right=name in right) for name, cell, width in zip(head, line, widths, strict=True)]
         click.echo("  ".join(parts).rstrip())
 
 
@@ -117,6 +149,7 @@ def task_json(task: TaskView) -> dict[str, Any]:
         "id": task.id,
         "handler": task.handler,
         "queue": task.queue,
+        "provider": task.provider,
         "state": str(task.state),
         "priority": task.priority.name.lower(),
         "attempt": task.attempt,

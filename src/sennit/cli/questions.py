@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from sennit.cli.forms import described, phrase
-from sennit.cli.output import clipped, pretty, raw, rfc3339, safe, safe_lines, span
+from sennit.cli.output import clipped, columns, padded, pretty, raw, rfc3339, safe, safe_lines, span
 from sennit.model.thread import AskView
 from sennit.store.protocol_threads import ThreadStore
 
@@ -31,7 +32,12 @@ def needs_you(asks: Sequence[AskView], now_us: int) -> str:
 
 
 def kind_of(ask: AskView) -> str:
-    """Return what is to be done with a question: `approve` it, `edit` what it proposes, or answer it (`question`)."""
+    """Return what is to be done with a question: `approve` it, `edit` what it proposes, or answer it (`question`).
+
+    Of a wait for an event it is `event`: nobody decides it.
+    """
+    if ask.spec.kind == "event":
+        return "event"
     if ask.spec.allow_edit:
         return "edit"
     is_yes_or_no = (ask.spec.schema or {}).get("type") == "boolean"
@@ -65,6 +71,22 @@ def row(ask: AskView, now_us: int) -> list[object]:
     ]
 
 
+def event_row(ask: AskView, now_us: int) -> list[object]:
+    """Return the cells of `inbox ls --events`."""
+    task = f"{ask.task_id} {ask.handler}"
+    return [
+        *row(ask, now_us)[:4],
+        task,
+        clipped(safe(ask.spec.name), QUESTION_CHARS),
+        clipped(safe(ask.spec.event_key), 40),
+    ]
+
+
+def events_wait(asks: Sequence[AskView], now_us: int) -> str:
+    """Return how many waits for events there are and for how long, for people."""
+    return needs_you(asks, now_us) if asks else "nothing waits for an event"
+
+
 def outcome(ask: AskView) -> str:
     """Return what became of a question, for people."""
     if ask.state == "open" or ask.answer is None:
@@ -80,8 +102,8 @@ def outcome(ask: AskView) -> str:
 def in_full(ask: AskView, now_us: int) -> Iterator[str]:
     """Yield the lines of `inbox show`; nothing in them moves the cursor."""
     spec = ask.spec
-    yield f"question   {ask.id}@{ask.version}  {ask.state}"
-    yield from _indented(safe_lines(spec.question))
+    yield f"{'event   ' if spec.kind == 'event' else 'question'}   {ask.id}@{ask.version}  {ask.state}"
+    yield from _indented(safe_lines(spec.title))
     yield safe(f"task       {ask.task_id}  {ask.handler}" + (f"  thread {ask.thread_id}" if ask.thread_id else ""))
     asked = f"asked      {span((now_us - ask.created_us) / 1e6)} ago ({rfc3339(ask.created_us)})"
     yield safe(asked + (f", of {spec.assignee}" if spec.assignee else ""))
@@ -95,8 +117,8 @@ def in_full(ask: AskView, now_us: int) -> Iterator[str]:
             yield from _indented(pretty(data))
     yield safe(f"answer     {phrase(spec.schema)}")
     rows = [(field, words) for field, words in described(spec.schema) if field]
-    width = max((len(field) for field, _ in rows), default=0)
-    yield from (safe(f"  {field:<{width}}  {words}") for field, words in rows)
+    width = max((columns(field) for field, _ in rows), default=0)
+    yield from (safe(f"  {padded(field, width)}  {words}") for field, words in rows)
     if ask.state != "open":
         yield safe(f"decided    {outcome(ask)}" + (f", {rfc3339(ask.closed_us)}" if ask.closed_us else ""))
     else:
@@ -106,9 +128,12 @@ def in_full(ask: AskView, now_us: int) -> Iterator[str]:
 def _commands(ask: AskView) -> str:
     """Return the commands that close a question, the likely one first."""
     kind = kind_of(ask)
+    if kind == "event":
+        return safe(f"sennit signal {shlex.quote(ask.spec.name)} {shlex.quote(ask.spec.event_key)} PAYLOAD")
     ways = [] if kind == "question" else [f"sennit inbox approve {ask.id}"]
     if kind == "edit":
-        ways.append(f"sennit inbox edit {ask.id} --set NAME=VALUE")
+        is_object = (ask.spec.schema or {}).get("type", "object") == "object"
+        ways.append(f"sennit inbox edit {ask.id} " + ("--set NAME=VALUE" if is_object else "--value JSON"))
     elif kind == "question":
         ways.append(f"sennit inbox respond {ask.id} ANSWER")
     return "  |  ".join([*ways, f"sennit inbox reject {ask.id} --reason WHY"])
@@ -127,7 +152,8 @@ def ask_json(ask: AskView) -> dict[str, Any]:
         "version": ask.version,
         "state": ask.state,
         "kind": kind_of(ask),
-        "question": spec.question,
+        "question": spec.title,
+        "event": {"name": spec.name, "key": spec.event_key} if spec.kind == "event" else None,
         "task_id": ask.task_id,
         "handler": ask.handler,
         "thread_id": ask.thread_id,

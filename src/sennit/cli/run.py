@@ -11,6 +11,7 @@ from sennit.cli.calls import PRIORITIES, call_of_words
 from sennit.cli.discover import load_app
 from sennit.cli.output import emit, raw, task_json
 from sennit.cli.shared import Shared, pass_shared, shared_options
+from sennit.cli.waits import waited_json, waited_us, waited_words
 from sennit.errors import TaskError
 from sennit.runtime.app import App
 from sennit.submit.handle import Handle
@@ -44,7 +45,8 @@ def run(
     """Hand in one task of HANDLER (its name, or the last part of it) and print its id.
 
     Arguments are JSON values or NAME=VALUE; what is not JSON is taken as text. A single JSON object names them all.
-    With --wait the result is printed instead: exit 0 succeeded, 1 failed, 6 cancelled, 124 not in time.
+    With --wait the result is printed instead: exit 0 succeeded, 1 failed, 6 cancelled, 124 not in time; -v says as well
+    what it waited for.
     """
     shared.start_logging()
     app = load_app(target)
@@ -76,7 +78,10 @@ def _wait(shared: Shared, app: App, handle: Handle[Any], timeout_s: float | None
             )
         raise
     view = handle.view().result()
+    waited = waited_us(app.store, [view]).get(view.id, {})
     if shared.json:
-        emit({**task_json(view), "result": raw(view.result)})
+        emit({**task_json(view), "waited_s": waited_json(waited), "result": raw(view.result)})
     else:
+        if shared.verbosity > 0 and (words := waited_words(waited)):
+            click.echo(f"task {view.id} has waited: {words}", err=True)
         click.echo(view.result or b"null")

@@ -1,19 +1,24 @@
-"""`sennit status`: the fleet at a glance, of one moment."""
+"""`sennit status`: the fleet at a glance."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
+from sennit.cli.budgets import budget_json, spent_words, whose
 from sennit.cli.opening import existing
-from sennit.cli.output import emit, ledger_json, ledger_line, rfc3339, size, span, table, worker_json
+from sennit.cli.output import clipped, emit, ledger_json, ledger_line, rfc3339, safe, size, span, table, worker_json
+from sennit.cli.provider_view import count, in_use_words, provider_json, state_words
 from sennit.cli.questions import needs_you, open_questions
 from sennit.cli.shared import Shared, examples, pass_shared, shared_options
+from sennit.cli.waits import SUMMED_MAX, held_back, summed, waited_json, waited_us, waited_words
 from sennit.model.lifecycle import LIVE, State
+from sennit.model.provider import BudgetView, ProviderView
 from sennit.model.task import Ledger, WorkerInfo
 from sennit.model.thread import AskView
 from sennit.runtime.stores import sqlite_path
@@ -22,21 +27,68 @@ from sennit.store.protocol import Store
 _COLUMNS = [State.WAITING, State.SCHEDULED, State.READY, State.RUNNING, State.SUSPENDED]
 assert set(_COLUMNS) == LIVE  # noqa: S101 - a new state must get its column
 
+PROVIDERS_SHOWN: Final = 20
+BUDGETS_SHOWN: Final = 10
+REASONS_SHOWN: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was looked at, in this order: workers and tasks go on meanwhile.
+
+    Attributes:
+        held_back: what the newest open tasks wait for → how many do.
+        waited_us: reason → µs, of the newest tasks together; `waited_tasks` says of how many.
+    """
+
+    url: str
+    n_bytes: int
+    now_us: int
+    counts: Mapping[str, Mapping[State, int]]
+    workers: Sequence[WorkerInfo]
+    providers: Sequence[ProviderView]
+    budgets: Sequence[BudgetView]
+    held_back: Mapping[str, int]
+    waited_us: Mapping[str, int]
+    waited_tasks: int
+    asks: Sequence[AskView]
+    ledger: Ledger
+
 
 @click.command(epilog=examples("sennit status --json | jq .needs_you.waiting"))
 @shared_options()
 @pass_shared
 def status(shared: Shared) -> None:
-    """Show queues, workers, the questions that wait for somebody, and the ledger."""
+    """Show queues, workers, providers, what tasks wait and have waited for, open questions, and the ledger.
+
+    Waits are those of the newest 1,000 tasks.
+    """
     with existing(shared.url) as store:
-        counts = store.counts().result()
-        workers = store.workers().result()
-        asks = open_questions(store)
-        ledger = store.ledger().result()
-        if shared.json:
-            emit(_json(store, counts, workers, asks, ledger))
-        else:
-            _print(store, counts, workers, asks, ledger)
+        seen = _look(store)
+    if shared.json:
+        emit(_json(seen))
+    else:
+        _print(seen)
+
+
+def _look(store: Store) -> Seen:
+    counts, workers = store.counts().result(), store.workers().result()
+    held = held_back(store.tasks(states=sorted(LIVE), limit=SUMMED_MAX).result())
+    waited = waited_us(store, store.tasks(limit=SUMMED_MAX).result())
+    return Seen(
+        url=store.url,
+        n_bytes=_bytes_of(store),
+        now_us=store.now_us(),
+        counts=counts,
+        workers=workers,
+        providers=store.providers().result(),
+        budgets=store.budgets().result(),
+        held_back=held,
+        waited_us=summed(waited.values()),
+        waited_tasks=len(waited),
+        asks=open_questions(store),
+        ledger=store.ledger().result(),
+    )
 
 
 def _bytes_of(store: Store) -> int:
@@ -48,56 +100,78 @@ def _bytes_of(store: Store) -> int:
     return total
 
 
-def _queues(counts: Mapping[str, Mapping[State, int]], workers: list[WorkerInfo]) -> dict[str, tuple[list[int], int]]:
+def _queues(seen: Seen) -> dict[str, tuple[list[int], int]]:
     """Return queue → live tasks by column, and slots of all workers."""
     slots: dict[str, int] = {}
-    for worker in workers:
+    for worker in seen.workers:
         for queue, n in worker.queues.items():
             slots[queue] = slots.get(queue, 0) + n
-    names = sorted(counts.keys() | slots.keys())
-    return {name: ([counts.get(name, {}).get(s, 0) for s in _COLUMNS], slots.get(name, 0)) for name in names}
+    names = sorted(seen.counts.keys() | slots.keys())
+    return {name: ([seen.counts.get(name, {}).get(s, 0) for s in _COLUMNS], slots.get(name, 0)) for name in names}
 
 
-def _json(
-    store: Store,
-    counts: Mapping[str, Mapping[State, int]],
-    workers: list[WorkerInfo],
-    asks: list[AskView],
-    ledger: Ledger,
-) -> dict[str, Any]:
+def _worth_showing(budgets: Sequence[BudgetView]) -> list[BudgetView]:
+    """Return those that are spent, and those of which there is one: not those of each task."""
+    return [view for view in budgets if view.is_exceeded or view.budget.scope in {"fleet", "provider"}]
+
+
+def _json(seen: Seen) -> dict[str, Any]:
     return {
         "schema": "sennit.status/1",
-        "store": {"url": store.url, "bytes": _bytes_of(store)},
+        "store": {"url": seen.url, "bytes": seen.n_bytes},
         "queues": [
             {"queue": name, **{str(s): n for s, n in zip(_COLUMNS, numbers, strict=True)}, "slots": slots}
-            for name, (numbers, slots) in _queues(counts, workers).items()
+            for name, (numbers, slots) in _queues(seen).items()
         ],
-        "workers": [worker_json(worker) for worker in workers],
-        "needs_you": {"waiting": len(asks), "oldest_at": rfc3339(asks[0].created_us) if asks else None},
-        "ledger": ledger_json(ledger),
+        "workers": [worker_json(worker) for worker in seen.workers],
+        "providers": [provider_json(view) for view in seen.providers],
+        "budgets": [budget_json(view) for view in _worth_showing(seen.budgets)],
+        "held_back": seen.held_back,
+        "waited_s": waited_json(seen.waited_us),
+        "waited_tasks": seen.waited_tasks,
+        "needs_you": {"waiting": len(seen.asks), "oldest_at": rfc3339(seen.asks[0].created_us) if seen.asks else None},
+        "ledger": ledger_json(seen.ledger),
     }
 
 
-def _print(
-    store: Store,
-    counts: Mapping[str, Mapping[State, int]],
-    workers: list[WorkerInfo],
-    asks: list[AskView],
-    ledger: Ledger,
-) -> None:
-    working = [w for w in workers if w.role == "worker"]
-    click.echo(f"store    {store.url} ({size(_bytes_of(store))})   workers {len(working)}\n")
-    queues = _queues(counts, workers)
+def _print(seen: Seen) -> None:
+    working = [w for w in seen.workers if w.role == "worker"]
+    click.echo(f"store    {seen.url} ({size(seen.n_bytes)})   workers {len(working)}\n")
+    queues = _queues(seen)
     if queues:
         head = ["queue", *(str(s) for s in _COLUMNS), "slots"]
         rows = [[name, *(f"{n:,}" for n in numbers), f"{slots:,}"] for name, (numbers, slots) in queues.items()]
         table(head, rows, right=frozenset(head[1:]))
         click.echo()
-    now_us = store.now_us()
     for w in working:
         served = " ".join(f"{queue}:{n}" for queue, n in sorted(w.queues.items()))
-        up = span((now_us - w.started_us) / 1e6)
+        up = span((seen.now_us - w.started_us) / 1e6)
         click.echo(f"worker {w.id}  pid {w.pid} on {w.host}  up {up}  running {w.running}  {served}")
-    if asks:
-        click.echo(f"needs you {needs_you(asks, now_us)} → sennit inbox")
-    click.echo(f"ledger   {ledger_line(ledger)}")
+    _print_providers(seen)
+    if seen.held_back:
+        shown = [f"{n:,} {safe(clipped(what, 60))}" for what, n in list(seen.held_back.items())[:REASONS_SHOWN]]
+        click.echo(f"waiting  {', '.join(shown)}{_more(len(seen.held_back) - REASONS_SHOWN)}")
+    if words := waited_words(seen.waited_us):
+        click.echo(f"waited   {words}   (the last {count(seen.waited_tasks, 'task')} together)")
+    if seen.asks:
+        click.echo(f"needs you {needs_you(seen.asks, seen.now_us)} → sennit inbox")
+    click.echo(f"ledger   {ledger_line(seen.ledger)}")
+
+
+def _print_providers(seen: Seen) -> None:
+    for view in seen.providers[:PROVIDERS_SHOWN]:
+        waiting = f"{view.waiting + view.ready:,} waiting"
+        state = state_words(view, seen.now_us)
+        click.echo(f"provider {safe(view.spec.name)}  {in_use_words(view)}, {waiting}  {state}")
+    budgets = _worth_showing(seen.budgets)
+    for budget in sorted(budgets, key=lambda view: not view.is_exceeded)[:BUDGETS_SHOWN]:
+        cost, tokens = spent_words(budget)
+        is_spent = "  spent" if budget.is_exceeded else ""
+        click.echo(f"budget   {clipped(whose(budget.budget), 60)}  {cost}, {tokens} tokens{is_spent}")
+    left = len(seen.providers[PROVIDERS_SHOWN:]) + len(budgets[BUDGETS_SHOWN:])
+    if left:
+        click.echo(f"         and {left:,} more: sennit providers ls, sennit providers budget")
+
+
+def _more(n: int) -> str:
+    return f" and {n:,} more" if n > 0 else ""

@@ -27,7 +27,7 @@ from sennit.cli.output import (
 )  # fmt: skip
 from sennit.cli.questions import ask_json, open_questions
 from sennit.cli.shared import Shared, examples, pass_shared, shared_options, thread_option
-from sennit.cli.waits import Waits
+from sennit.cli.waits import Waits, waited_json, waited_us, waited_words
 from sennit.errors import ResultTimeout
 from sennit.model.lifecycle import State
 from sennit.model.task import TaskView
@@ -105,9 +105,9 @@ def _note(task: TaskView, waits: Waits) -> str:
     if task.error is not None:
         return _failure(task)
     found = waits.of(task)
-    if not found or task.state not in {State.WAITING, State.SUSPENDED}:
+    if not found or task.state not in {State.WAITING, State.SUSPENDED, State.READY}:
         return found
-    return f"{'waiting' if task.state is State.WAITING else 'waits for'}: {found}"
+    return f"{'waits for' if task.state is State.SUSPENDED else 'waiting'}: {found}"
 
 
 def _failure(task: TaskView) -> str:
@@ -125,6 +125,7 @@ def get(shared: Shared, task_id: int) -> None:
         attempts = store.attempts(task_id).result()
         position = store.position(task_id).result()
         waits = Waits(store, [task])
+        waited = waited_us(store, [task]).get(task_id, {})
     earlier = [
         {
             "attempt": a.attempt,
@@ -139,17 +140,19 @@ def get(shared: Shared, task_id: int) -> None:
     if shared.json:
         asks = [ask.id for ask in waits.asks(task_id)]
         shown = {"position": position, "asks": asks, "arguments": raw(task.payload), "result": raw(task.result)}
-        emit({**task_json(task), **shown, "attempts": earlier})
+        emit({**task_json(task), **shown, "waited_s": waited_json(waited), "attempts": earlier})
         return
     for name, value in task_json(task).items():
         if value not in (None, "", 0) and name not in {"schema", "error", "waiting_for"}:
             _print_fact(name, value)
     if position is not None:
         _print_fact("position", f"{position} before it")
-    if task.state in {State.WAITING, State.SUSPENDED} and (what := waits.of(task)):
+    if task.state in {State.WAITING, State.SUSPENDED, State.READY} and (what := waits.of(task)):
         _print_fact("waits for", what)
         for ask in waits.asks(task_id):
             _print_fact("answer it", f"sennit inbox show {ask.id}")
+    if words := waited_words(waited):
+        _print_fact("has waited", words)
     _print_fact("arguments", task.payload.decode())
     if task.result is not None:
         _print_fact("result", task.result.decode())

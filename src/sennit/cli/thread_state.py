@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -12,10 +13,10 @@ import msgspec
 from sennit.cli.forms import text_of
 from sennit.cli.jsondiff import Op, diff, summary
 from sennit.cli.opening import existing, settings_here
-from sennit.cli.output import clipped, emit, pretty, raw, rfc3339, safe, say_more, size, span, table
+from sennit.cli.output import at_most, clipped, emit, pretty, raw, rfc3339, safe, size, span, table
 from sennit.cli.questions import ALL
 from sennit.cli.shared import Shared, checked_thread, examples, pass_shared, shared_options
-from sennit.errors import UsageError
+from sennit.errors import ThreadNotFound, UsageError
 from sennit.limit.admission import check_thread_bytes
 from sennit.model.thread import CONFIG, STATE, StateView, StateWrite
 from sennit.store.protocol import Store
@@ -26,7 +27,7 @@ of_config = click.option("--config", is_flag=True, help="The thread's config ins
 
 
 class NothingThere(UsageError, LookupError):
-    """No such thread, or no such version of it."""
+    """A thread has no such thing, or not this version of it."""
 
     exit_code = 3
 
@@ -69,19 +70,29 @@ def version_of(store: Store, thread_id: str, name: str, version: int | None) -> 
     """Return a version that has data.
 
     Raises:
-        NothingThere: there is none.
+        NothingThere, ThreadNotFound: there is none.
     """
     view = store.state(thread_id, name, version=version).result()
     if view.data is None:
         kept = [v.version for v in store.state_history(thread_id, name, limit=ALL).result()]
         if not kept:
-            raise NothingThere(f"thread {thread_id!r} has no {name}", fix="see `sennit threads ls`")
+            raise nothing_of(store, thread_id, name)
         raise NothingThere(
             f"version {version} of the {name} of thread {thread_id!r} is not there",
             why=f"versions {kept[-1]} to {kept[0]} are kept; settings.state_versions says how many",
             fix="see `sennit threads history`",
         )
     return view
+
+
+def nothing_of(store: Store, thread_id: str, name: str) -> NothingThere | ThreadNotFound:
+    """Return the error of a thread without a state or config: it has tasks, or the other one, or nobody knows it."""
+    is_written = any(store.state(thread_id, chain).result().version for chain in (STATE, CONFIG))
+    if is_written or store.tasks(thread_id=thread_id, limit=1).result():
+        return NothingThere(
+            f"thread {thread_id!r} has no {name}", fix=f"see `sennit threads show {shlex.quote(thread_id)}`"
+        )
+    return ThreadNotFound(thread_id)
 
 
 @click.command(epilog=examples("sennit threads history release-9"))
@@ -94,9 +105,9 @@ def history(shared: Shared, thread_id: str, *, config: bool, limit: int) -> None
     """List the versions that are kept, newest first, with what each has changed (+ added, - removed, ~ replaced)."""
     name = CONFIG if config else STATE
     with existing(shared.url) as store:
-        views = store.state_history(thread_id, name, limit=limit).result()
+        views = at_most(store.state_history(thread_id, name, limit=limit + 1).result(), limit)
         if not views:
-            raise NothingThere(f"thread {thread_id!r} has no {name}", fix="see `sennit threads ls`")
+            raise nothing_of(store, thread_id, name)
         now_us = store.now_us()
     if shared.json:
         for view in views:
@@ -117,7 +128,6 @@ def history(shared: Shared, thread_id: str, *, config: bool, limit: int) -> None
     ]
     head = ["version", "written", "by", "size", "changes", "operation"]
     table(head, rows, right=frozenset({"version", "size"}))
-    say_more(views, limit)
 
 
 @click.command("diff", epilog=examples("sennit threads diff release-9 4", "sennit threads diff release-9 4 6 --json"))

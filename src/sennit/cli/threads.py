@@ -11,7 +11,7 @@ import click
 from sennit.cli.forms import ask_line, somebody_is_there
 from sennit.cli.group import Group
 from sennit.cli.opening import existing, settings_here
-from sennit.cli.output import clipped, emit, pretty, raw, rfc3339, safe, say_more, size, span, table, task_json
+from sennit.cli.output import at_most, clipped, emit, pretty, raw, rfc3339, safe, size, span, table, task_json
 from sennit.cli.questions import ALL, ask_json, row
 from sennit.cli.shared import Shared, checked_thread, examples, pass_shared, shared_options
 from sennit.cli.thread_state import (
@@ -20,6 +20,7 @@ from sennit.cli.thread_state import (
     ago,
     diff_,
     history,
+    nothing_of,
     set_,
     state,
     state_json,
@@ -27,7 +28,7 @@ from sennit.cli.thread_state import (
     version_of,
 )
 from sennit.cli.waits import Waits
-from sennit.errors import UsageError
+from sennit.errors import ThreadNotFound, UsageError
 from sennit.model.lifecycle import LIVE, State
 from sennit.model.task import TaskView
 from sennit.model.thread import CONFIG, STATE, AskView, StateView, ThreadView
@@ -67,7 +68,7 @@ for command in (state, history, diff_, set_):
 def ls(shared: Shared, *, limit: int = 100) -> None:
     """List conversations: those with open tasks first, then the last changed first."""
     with existing(shared.url) as store:
-        found = store.threads(limit=limit).result()
+        found = at_most(store.threads(limit=limit + 1).result(), limit)
         now_us = store.now_us()
     if shared.json:
         for thread in found:
@@ -86,7 +87,6 @@ def ls(shared: Shared, *, limit: int = 100) -> None:
     ]
     head = ["thread", "open tasks", "holder", "questions", "version", "changed"]
     table(head, rows, right=frozenset(head[1:5]))
-    say_more(found, limit)
 
 
 def _thread_json(thread: ThreadView) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def show(shared: Shared, thread_id: str) -> None:
         live = store.tasks(states=sorted(LIVE), thread_id=thread_id, limit=ALL).result()
         ended = store.tasks(states=sorted(set(State) - LIVE), thread_id=thread_id, limit=TASKS_SHOWN).result()
         if not (state.data or config.data or live or ended):
-            raise _unknown(thread_id)
+            raise ThreadNotFound(thread_id)
         live.sort(key=lambda task: (task.reason == "thread", task.id))
         waits = Waits(store, live)
         asks = store.asks(thread_id=thread_id, limit=ALL).result() if live else []
@@ -249,7 +249,7 @@ def forget(shared: Shared, thread_id: str, *, yes: bool) -> int:
     with existing(shared.url) as store:
         views = [store.state(thread_id, name).result() for name in (STATE, CONFIG)]
         if not any(view.data for view in views):
-            raise _unknown(thread_id)
+            raise nothing_of(store, thread_id, STATE)
         if not (yes or _confirmed(thread_id, views, store.now_us())):
             click.echo("nothing was deleted", err=True)
             return 1
@@ -273,14 +273,6 @@ def _confirmed(thread_id: str, views: Sequence[StateView], now_us: int) -> bool:
 
 
 # ---------------------------------------------------------------- words
-
-
-def _unknown(thread_id: str) -> NothingThere:
-    return NothingThere(
-        f"there is no thread {thread_id!r}",
-        why="no stored task names it, and it has neither state nor config",
-        fix="see `sennit threads ls`, and check --db",
-    )
 
 
 def _count(n: int, word: str) -> str:

@@ -1,13 +1,15 @@
-"""One call to an OpenAI-compatible endpoint: a request, a reply, and three ways it can go wrong.
+"""One call to an OpenAI-compatible endpoint, under a provider's limits: a request, a reply, and how it went.
+
+    slot ─► request ─► response ─┬─► read_response ─► the provider: limit, pause, breaker, what it cost
+                                 └─► ChatReply, or RateLimited, or ModelUnavailable
 
 HTTP/1.1 on asyncio streams, one connection per call; the demo needs no HTTP library. Proxies are not used.
-A 429 is `RateLimited` with the seconds to wait; all else is `ModelUnavailable`, which says if a retry can help.
+A 429 is `RateLimited`, and nobody's fault; all else is `ModelUnavailable`, which says if a retry can help.
 """
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -17,12 +19,15 @@ import msgspec
 
 from sennit.cli.demo.records import Record
 from sennit.errors import SennitError
+from sennit.limit.feedback import read_response
+from sennit.sync.clock import wall_us
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sennit.submit.limits import Slot
+
 MODEL_DEFAULT: Final = "gpt-4o-mini"
-RETRY_AFTER_S_DEFAULT: Final = 1.0
 REPLY_BYTES_MAX: Final = 8 * 1024 * 1024
 _HEAD_BYTES_MAX: Final = 64 * 1024
 _OK, _TOO_MANY, _SERVER_ERROR = 200, 429, 500
@@ -30,18 +35,13 @@ _AUTH: Final = frozenset((401, 403))
 
 
 class RateLimited(SennitError):
-    """The endpoint answered 429: nothing is wrong, it is too early. `retry_after_s` says how much."""
+    """The endpoint answered 429: nothing is wrong, it is too early. The provider knows how long to hold back."""
 
     code: ClassVar[str] = "S501"
     exit_code: ClassVar[int] = 75
 
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(
-            f"the model endpoint is rate limited, try again in {retry_after_s:.2f} s",
-            why="it answered 429",
-            fix="retry after that time; fewer calls at once avoid it",
-        )
-        self.retry_after_s = retry_after_s
+    def __init__(self, said: str) -> None:
+        super().__init__("the model endpoint answered 429", why=said, fix="wait; the provider lets calls through again")
 
 
 class ModelUnavailable(SennitError):
@@ -107,39 +107,48 @@ def endpoint_from(environ: Mapping[str, str]) -> Endpoint | None:
 
 
 async def chat(
-    base_url: str, api_key: str, model: str, messages: Sequence[Mapping[str, str]], *, timeout_s: float = 60.0
+    slot: Slot, endpoint: Endpoint, messages: Sequence[Mapping[str, str]], *, timeout_s: float = 60.0
 ) -> ChatReply:
-    """Ask for one chat completion.
+    """Ask for one chat completion, and tell the provider how it went.
+
+    Args:
+        slot: what lets this one call through.
+        timeout_s: from then on.
 
     Raises:
         RateLimited: the endpoint answered 429.
         ModelUnavailable: not reachable, too slow, refused, or not what an OpenAI-compatible endpoint answers.
     """
-    body = msgspec.json.encode({"model": model, "messages": list(messages)})
+    base_url = endpoint.base_url
+    body = msgspec.json.encode({"model": endpoint.model, "messages": list(messages)})
     try:
-        async with asyncio.timeout(timeout_s):
-            response = await _post(f"{base_url.rstrip('/')}/chat/completions", api_key, body)
+        async with slot as call:  # what is raised in here says how it went, where there is no response
+            async with asyncio.timeout(timeout_s):
+                response = await _post(f"{base_url.rstrip('/')}/chat/completions", endpoint.api_key, body)
+            call.report(
+                read_response(response.status, response.headers, response.body, now_wall_s=wall_us() / 1_000_000)
+            )
+            return _reply(endpoint, response)
     except TimeoutError as error:
         raise ModelUnavailable(
             f"{base_url} did not answer within {timeout_s:g} s",
             why="the endpoint is slow or the network drops packets",
             fix="try again, or allow more time",
         ) from error
-    except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+    except (OSError, ValueError, asyncio.LimitOverrunError) as error:
         raise ModelUnavailable(
             f"no HTTP answer from {base_url}",
             why=f"{type(error).__name__}: {error}",
             fix="check OPENAI_BASE_URL and the network; without that variable the demo brings its own model server",
             retryable=not isinstance(error, ssl.SSLCertVerificationError),
         ) from error
-    return _reply(base_url, model, response)
 
 
 async def _post(url: str, api_key: str, body: bytes) -> _Response:
     """Send one request and read the whole response.
 
     Raises:
-        OSError, EOFError: the connection failed or ended early.
+        OSError: the connection failed or ended early.
         ValueError, LimitOverrunError: the URL, the key or the response is malformed.
     """
     parts = urlsplit(url)
@@ -161,6 +170,8 @@ async def _post(url: str, api_key: str, body: bytes) -> _Response:
         writer.write(head.encode("ascii") + body)
         await writer.drain()
         return await _read_response(reader)
+    except EOFError as error:
+        raise ConnectionResetError(f"the connection ended early: {error}") from error
     finally:
         writer.close()
         with suppress(OSError):  # the reply is in; how the other side hangs up is its own affair
@@ -198,10 +209,11 @@ def _bounded(size_bytes: int) -> int:
     return size_bytes
 
 
-def _reply(base_url: str, model: str, response: _Response) -> ChatReply:
-    if response.status == _TOO_MANY:
-        raise RateLimited(_retry_after_s(response.headers))
+def _reply(endpoint: Endpoint, response: _Response) -> ChatReply:
+    base_url = endpoint.base_url
     excerpt = response.body[:300].decode("utf-8", "replace").strip() or "(empty)"
+    if response.status == _TOO_MANY:
+        raise RateLimited(excerpt)
     if response.status in _AUTH:
         raise ModelUnavailable(
             f"{base_url} refused the credentials (HTTP {response.status})",
@@ -230,19 +242,4 @@ def _reply(base_url: str, model: str, response: _Response) -> ChatReply:
             retryable=False,
         ) from error
     usage = completion.usage or _Usage()
-    return ChatReply(text, completion.model or model, usage.prompt_tokens, usage.completion_tokens)
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """Read `retry-after-ms` (OpenAI's own) or `Retry-After` in seconds or as a date against the reply's own Date."""
-    if (ms := headers.get("retry-after-ms", "")).replace(".", "", 1).isdigit():
-        return float(ms) / 1000
-    value = headers.get("retry-after", "")
-    if value.replace(".", "", 1).isdigit():
-        return float(value)
-    try:
-        until = email.utils.parsedate_to_datetime(value)
-        now = email.utils.parsedate_to_datetime(headers.get("date", ""))
-    except ValueError:
-        return RETRY_AFTER_S_DEFAULT
-    return max(0.0, until.timestamp() - now.timestamp())
+    return ChatReply(text, completion.model or endpoint.model, usage.prompt_tokens, usage.completion_tokens)

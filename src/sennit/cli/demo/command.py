@@ -18,7 +18,7 @@ FAILURES_SHOWN: Final = 5
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--fast", is_flag=True, help="The local model answers sooner: about five seconds in all.")
-@click.option("--seed", default=7, show_default=True, help="Of the local model's delays and refusals.")
+@click.option("--seed", default=7, show_default=True, help="Of the local model's delays.")
 @click.option("--workers", default=3, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
 @click.option("--no-kill", is_flag=True, help="Let all workers live; else one is killed with -9 at 40 % of the tasks.")
 @click.option("--yes", is_flag=True, help="Publish the report without asking anybody.")
@@ -47,7 +47,8 @@ def demo(
     """Let a fleet of tasks read the Python code at PATH (default: sennit itself) and write a report.
 
     Every file is analysed, and reviewed by a model: the one of OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL if
-    set, else a local server that the demo starts. --db names a new database, which is kept.
+    set, else a local server that the demo starts. How many calls at once that takes, the workers find out; after the kill
+    its quota is used up for a second, and all hold back together. --db names a new database, which is kept.
 
     A task asks whether the report may be published: at a terminal y or n answers, and 60 s of silence leave a draft; else
     10 s of silence (2 s with --fast) are a yes. `sennit inbox` in another terminal answers too; the command is shown.
@@ -55,15 +56,18 @@ def demo(
     Exit 0 when all went well, also after a no: then it is draft.html, and marked. Exit 1 if a task or an update of a
     thread's state failed, was lost or was accepted twice.
 
-    --json writes one object: tasks, succeeded, failed, cancelled, live, kills, rescued, retries, rate_limited, lost,
-    duplicated, asked (counts); seconds, first_result_s; sound (nothing contradicts anything), problems, failures
-    (sentences); approval (null, or question, approved, state, by, reason, asked_s, closed_s), published, report (path).
+    --json writes one object: tasks, succeeded, failed, cancelled, live, kills, rescued, retries, rate_limited (attempts
+    given back for a 429), lost, duplicated, asked (counts); seconds, first_result_s; waited_s (all tasks together, by what
+    they waited for); model (null, or name, limit, ceiling, calls, throttled, attempts_lost, input_tokens, output_tokens,
+    cost_usd, highest, too_many, pauses); sound (nothing contradicts anything), problems, failures (sentences); approval (null,
+    or question, approved, state, by, reason, asked_s, closed_s), published, report (path).
     """
     from sennit.sync.clock import uptime_us
 
     started_us = uptime_us()  # before the imports: they are part of what one waits for
 
     import sennit
+    from sennit.cli.demo.digest import model_words
     from sennit.cli.demo.person import somebody_here
     from sennit.cli.demo.run import Request, Screen, run
     from sennit.runtime.stores import sqlite_path
@@ -91,5 +95,7 @@ def demo(
         log.say(sentence)
     if unshown := len(result.stock.failures[FAILURES_SHOWN:]):
         log.say(f"and {unshown} more like these")
+    if result.use is not None:
+        screen.tell(model_words(result.use))
     emit(result.facts()) if shared.json else click.echo(result.line())
     return result.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -12,8 +13,10 @@ from sennit.cli.demo.records import (
     Attempt,
     Finding,
     FunctionFacts,
+    ModelUse,
     PackageState,
     PackageSummary,
+    Pause,
     Review,
     RunReport,
 )
@@ -171,6 +174,42 @@ def equation(run: RunReport) -> str:
         f"{book.submitted} submitted {sign} {book.succeeded} succeeded + {book.failed} failed"
         f" + {book.cancelled} cancelled + {book.live} live"
     )
+
+
+def model_words(use: ModelUse) -> str:
+    """Say in one line how the limits of the model were kept."""
+    if use.highest is None:
+        parts = [
+            plural(use.calls, "call"),
+            f"{use.throttled:,} answered 429",
+            f"{use.limit:,} at once allowed at the end",
+        ]
+    else:
+        found = f" (found by {plural(use.too_many, 'refused call')})" if use.too_many else ""
+        parts = [f"highest concurrency {use.highest}{found}", _pauses(use.pauses)]
+    parts.append(f"{plural(use.attempts_lost, 'attempt')} lost")
+    if use.cost_usd:
+        parts.append(f"{use.cost_usd:.2f} USD{' (made-up prices)' if use.ours else ''}")
+    return f"{use.name}: {', '.join(parts)}"
+
+
+def _pauses(pauses: Sequence[Pause]) -> str:
+    if not pauses:
+        return "no pause"
+    lengths = " and ".join(f"{pause.seconds:.1f} s" for pause in pauses)
+    calls = plural(sum(pause.calls for pause in pauses), "request")
+    return f"{plural(len(pauses), 'pause')} of {lengths}, {calls} in {'it' if len(pauses) == 1 else 'them'}"
+
+
+def model_facts(use: ModelUse) -> list[tuple[str, str]]:
+    """Return the figures of the model's provider, each with what it is of."""
+    return [
+        (f"{use.calls:,}", "calls"),
+        (f"{use.throttled:,}", "answered 429"),
+        (f"{use.limit:,}", f"at once allowed at the end, of {use.ceiling:,}"),
+        (f"{use.input_tokens:,}", "tokens in"),
+        (f"{use.output_tokens:,}", "tokens out"),
+    ]
 
 
 def plural(number: int, noun: str) -> str:

@@ -9,6 +9,9 @@ plan submits all the others as its children: they exist when it has succeeded, a
 other, so their tasks are of no thread. What belongs to the package is the state of its thread (see tally.py): each
 review changes it from outside, together with its result, and the summary, a task of the thread, reads it.
 
+All calls to the model go through one provider, `model`: how many there may be at once, in all processes together, is
+found out from how they go. A review is claimed when there is room for its call, so that none waits with a worker.
+
 Where the model is, each process reads from its own environment: a key has no place in a database.
 """
 
@@ -22,11 +25,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sennit import App, Handle, NotRetryable, Retry, RetryPolicy, Rule, ask, step, thread
+from sennit import App, Handle, NotRetryable, RetryPolicy, ask, step, thread
 from sennit.cli.demo import plan as planning
 from sennit.cli.demo import review as reviewing
 from sennit.cli.demo.analysis import analyse_file
-from sennit.cli.demo.client import ChatReply, ModelUnavailable, RateLimited, chat, endpoint_from
+from sennit.cli.demo.client import ChatReply, ModelUnavailable, chat, endpoint_from
 from sennit.cli.demo.clones import duplicates
 from sennit.cli.demo.digest import package_of, plural
 from sennit.cli.demo.journal import journalled
@@ -41,6 +44,12 @@ from sennit.errors import UsageError
 REVIEWS_PER_WORKER = 8
 ANALYSES_PER_WORKER = 2
 MODEL_TIMEOUT_S = 30.0
+# More than any crew has places for: what bounds the calls is what the model bears.
+MODEL_CALLS_MAX = 64
+# The model that the demo brings itself, and what a million tokens of it would cost, input and output, in US dollars:
+# made up, and of the size that the small models of 2025 cost.
+MODEL = "sennit-demo-reviewer"
+PRICES = {MODEL: (0.25, 2.0)}
 
 T = TypeVar("T")
 
@@ -49,6 +58,9 @@ app = App(
     payload_bytes_max=64 * 1024 * 1024,  # the report task returns all findings of a tree
     drain_s=0.5,  # the director stops the workers when all is done, or when nobody wants the rest
 )
+
+# Without a breaker: who has given the demo an endpoint that is down wants to hear so, and not to wait until it is up.
+model = app.provider("model", parallel=MODEL_CALLS_MAX, prices=PRICES, breaker=None)
 
 
 class PlannedTask(Record, frozen=True):
@@ -127,24 +139,22 @@ def analyse(file: PlannedFile, journal: str) -> FileReport:
             return FileReport(path=file.path, lines=0, code_lines=0, findings=(finding,))
 
 
-# A 429 is answered by a `Retry` value with the server's own delay; an endpoint that is down is given up much sooner.
+# A 429 is no failure: the attempt is given back, and the task claimed again when the provider takes calls.
 @app.task(
     queue="review",
-    retries=RetryPolicy(retries=8, delay_s=0.4, rules=(Rule(on=(ModelUnavailable,), retries=2),)),
+    provider=model,
+    retries=RetryPolicy(retries=2, delay_s=0.4),
     timeout_s=MODEL_TIMEOUT_S + 10,
 )
-async def review(file: PlannedFile, measured: FileReport, journal: str) -> Review | Retry:
+async def review(file: PlannedFile, measured: FileReport, journal: str) -> Review:
     """Ask the model what it thinks of one file, and count the file in its package's thread.
 
     The model's answer is a step: a crash after it does not pay twice. The count commits with the result.
     """
-    with journalled(journal, "review", file.path) as note:
+    with journalled(journal, "review", file.path):
         messages = reviewing.messages_for(measured.slim(), _source_of(file))
         try:
             reply = await step(ask_model, messages)
-        except RateLimited as limited:
-            note.outcome = "rate_limited"
-            return Retry(after_s=limited.retry_after_s, reason="the model answered 429")
         except ModelUnavailable as error:
             if error.retryable:
                 raise
@@ -209,7 +219,7 @@ async def ask_model(messages: list[dict[str, str]]) -> ChatReply:
     endpoint = endpoint_from(os.environ)
     if endpoint is None:
         raise UsageError("OPENAI_BASE_URL is not set", fix="start workers through `sennit demo`, or set it")
-    return await chat(endpoint.base_url, endpoint.api_key, endpoint.model, messages, timeout_s=MODEL_TIMEOUT_S)
+    return await chat(model.slot(), endpoint, messages, timeout_s=MODEL_TIMEOUT_S)
 
 
 def _source_of(file: PlannedFile) -> str:

@@ -16,8 +16,9 @@ from typing import Literal
 
 import msgspec
 
+from sennit.cli.demo.client import RateLimited
 from sennit.cli.demo.records import Attempt, Outcome, Record
-from sennit.errors import AttemptCancelled, AttemptSuspended
+from sennit.errors import AttemptCancelled, AttemptHeldBack, AttemptSuspended
 from sennit.submit.context import current
 from sennit.sync.clock import uptime_us
 
@@ -34,19 +35,12 @@ class Entry(Record, frozen=True, array_like=True):
     outcome: Outcome | Literal["started"]
 
 
-class Note:
-    """What the body says of its own end; `outcome` is written when it ends without an exception."""
-
-    def __init__(self) -> None:
-        self.outcome: Outcome = "succeeded"
-
-
 @contextmanager
-def journalled(path: str, kind: str, label: str) -> Iterator[Note]:
+def journalled(path: str, kind: str, label: str) -> Iterator[None]:
     """Write the start and the end of the attempt this code runs in; called outside of one, write nothing."""
-    attempt, note = current(), Note()
+    attempt = current()
     if attempt is None:
-        yield note
+        yield
         return
 
     def write(outcome: Outcome | Literal["started"]) -> None:
@@ -55,14 +49,23 @@ def journalled(path: str, kind: str, label: str) -> Iterator[Note]:
 
     write("started")
     try:
-        yield note
-    except AttemptSuspended:
-        write("suspended")
-        raise
+        yield
     except BaseException as error:
-        write("cancelled" if isinstance(error, AttemptCancelled) else "failed")
+        write(_outcome_of(error))
         raise
-    write(note.outcome)
+    write("succeeded")
+
+
+def _outcome_of(error: BaseException) -> Outcome:
+    match error:
+        case AttemptSuspended():
+            return "suspended"
+        case AttemptCancelled():
+            return "cancelled"
+        case RateLimited() | AttemptHeldBack():
+            return "rate_limited"
+        case _:
+            return "failed"
 
 
 def append(path: Path, entry: Entry) -> None:

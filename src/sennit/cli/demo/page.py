@@ -19,6 +19,8 @@ from sennit.cli.demo.digest import (
     findings_by_kind,
     is_sound,
     location,
+    model_facts,
+    model_words,
     most_complex,
     packages,
     plural,
@@ -58,6 +60,7 @@ def render_html(run: RunReport) -> str:
     sections = (
         _ledger(run),
         _timeline(run),
+        _waited(run),
         _functions(run),
         _kinds(run),
         _duplicates(run),
@@ -131,6 +134,34 @@ def _timeline(run: RunReport) -> str:
             "what it held was taken up by the others." if killed == 1 else "what they held was taken up by the others."
         )
     return _section("The run", f"<p>{story}</p>{drawn}")
+
+
+def _waited(run: RunReport) -> str:
+    if not run.waited:
+        return ""
+    most = max(waited.seconds for waited in run.waited)
+    rows = "".join(
+        f'<tr><td>{escape(waited.reason)}</td><td class="number">{waited.tasks:,}</td>'
+        f'<td class="number">{waited.seconds:,.2f} s</td><td class="meter wide">{_meter(waited.seconds, most)}</td></tr>'
+        for waited in run.waited
+    )
+    return _section(
+        "What tasks waited for",
+        "<p>All tasks together; while it waited, a task held no worker.</p>"
+        '<table><thead><tr><th>what</th><th class="number">tasks</th><th class="number">time</th>'
+        f'<th class="wide"></th></tr></thead><tbody>{rows}</tbody></table>{_model(run)}',
+    )
+
+
+def _model(run: RunReport) -> str:
+    """Show what the provider of the model calls has counted; waits for its limit and its pauses are in the table."""
+    if run.use is None:
+        return ""
+    items = "".join(f"<li><b>{number}</b> {escape(name)}</li>" for number, name in model_facts(run.use))
+    return (
+        '<p class="model">All workers share one provider, and nobody has told them how many calls at once it takes. '
+        f'Provider {escape(model_words(run.use))}.</p><ul class="facts">{items}</ul>'
+    )
 
 
 def _functions(run: RunReport) -> str:
@@ -257,8 +288,8 @@ def _severity(severity: Severity) -> str:
     return f'<span class="tag {severity}"><i aria-hidden="true">{_SIGNS[severity]}</i> {severity}</span>'
 
 
-def _meter(value: int, most: int) -> str:
-    return f'<span style="width:{100 * value / max(most, 1):.0f}%"></span>'
+def _meter(value: float, most: float) -> str:
+    return f'<span style="width:{100 * value / most if most else 0:.0f}%"></span>'
 
 
 def _inline(text: str) -> str:

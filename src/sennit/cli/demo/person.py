@@ -53,8 +53,8 @@ class Person:
     async def attend(self, inbox: Inbox) -> None:
         """Wait for the question, show it, take the answer if it is given here, and say what became of it."""
         changes = aiter(inbox.watch())
-        asked = await anext(changes)
-        closing = asyncio.create_task(_closed(changes))
+        asked = (await anext(changes)).view
+        closing = asyncio.create_task(_closed(asked, changes))
         try:
             if self.yes:
                 await _decide(inbox, asked, approve=True, by="--yes")
@@ -99,11 +99,13 @@ def somebody_here() -> bool:
     return somebody_is_there() and _in_foreground(sys.stdin.fileno())
 
 
-async def _closed(changes: AsyncIterator[AskView]) -> AskView:
+async def _closed(asked: AskView, changes: AsyncIterator[Question]) -> AskView:
     """Return the question as it is when it takes no answer any more."""
-    async for view in changes:
-        if view.state != "open":
-            return view
+    if asked.state != "open":
+        return asked
+    async for question in changes:
+        if question.state != "open":
+            return question.view
     raise AssertionError("a watch goes on until it is left")
 
 

@@ -213,6 +213,53 @@ class Approval(Record, frozen=True):
     closed_s: float = 0.0
 
 
+class Waited(Record, frozen=True):
+    """For how long `tasks` of the tasks waited for one thing, all together."""
+
+    reason: str
+    tasks: int
+    seconds: float
+
+
+class Pause(Record, frozen=True):
+    """A time in which the model took no calls, and how many it got all the same, after the one that was told so first."""
+
+    seconds: float
+    calls: int
+
+
+class ModelUse(Record, frozen=True):
+    """What the provider of the model calls counted, and what the model itself has seen, where it is the demo's own.
+
+    Attributes:
+        limit: calls at once that were allowed at the end; found out, below `ceiling`.
+        calls: that were let through.  throttled: that were answered 429.
+        attempts_lost: of tasks that call the model: those that failed, for whatever reason.
+        cost_usd: 0 when nobody has said what the model costs.
+        highest: the most calls at once that the demo's own model has seen; None of any other, which nobody can ask.
+        too_many: calls that it refused because they were one too many at once.
+        pauses: that it has called for.
+    """
+
+    name: str
+    limit: int
+    ceiling: int
+    calls: int
+    throttled: int = 0
+    attempts_lost: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    highest: int | None = None
+    too_many: int = 0
+    pauses: tuple[Pause, ...] = ()
+
+    @property
+    def ours(self) -> bool:
+        """True when it was the demo's own model, whose prices are made up."""
+        return self.highest is not None
+
+
 class Discrepancies(Record, frozen=True):
     """What a witness says is missing, was done once too often, or is otherwise not as others say; as sentences."""
 
@@ -226,6 +273,7 @@ class Ledger(Record, frozen=True):
 
     Attributes:
         rescued: attempts that died with their worker; their tasks ran again elsewhere.
+        rate_limited: attempts that were given back because the model answered 429; they count as no retry.
     """
 
     submitted: int
@@ -258,6 +306,8 @@ class RunReport(Record, frozen=True):
         files_left_out: how many files the plan passed over because of its limit.
         approval: None when nobody was asked, or the question was never closed.
         states: one per package.
+        use: of the model; None when its provider was never heard of.
+        waited: by what was waited for.
         problems: where the stocktaking found that store, journal and report disagree, as sentences.
     """
 
@@ -277,5 +327,7 @@ class RunReport(Record, frozen=True):
     approval: Approval | None = None
     published: bool = False
     states: tuple[PackageState, ...] = ()
+    use: ModelUse | None = None
+    waited: tuple[Waited, ...] = ()
     files_left_out: int = 0
     problems: tuple[str, ...] = ()

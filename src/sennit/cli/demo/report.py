@@ -13,6 +13,7 @@ from sennit.cli.demo.digest import (
     equation,
     findings_by_kind,
     location,
+    model_words,
     most_complex,
     packages,
     plural,
@@ -42,6 +43,7 @@ def render_markdown(run: RunReport) -> str:
     parts = [
         *_head(run),
         *_run(run),
+        *_waited(run),
         *_functions(run),
         *_kinds(run),
         *_duplicates(run),
@@ -81,6 +83,12 @@ def _run(run: RunReport) -> list[str]:
     if not rows:
         return []
     return ["## Workers", _table(("process", "attempts", "task seconds", "end"), rows)]
+
+
+def _waited(run: RunReport) -> list[str]:
+    rows = [(_text(waited.reason), str(waited.tasks), f"{waited.seconds:.2f}") for waited in run.waited]
+    told = [] if run.use is None else [f"Provider {_text(model_words(run.use))}."]
+    return ["## What tasks waited for", _table(("what", "tasks", "task seconds"), rows), *told] if rows else []
 
 
 def _functions(run: RunReport) -> list[str]:

@@ -1,7 +1,7 @@
 """The director of the demo: it makes the place, starts the crew, hands in one task and watches the rest follow.
 
-    place (temporary, or --db) ─► workers ─► model server ─► plan ─► … 40 % … kill -9 … 100 % ─► stock ─► report
-                                                              └─► question ─► person ─► answer ──┘
+    place (temporary, or --db) ─► workers ─► model ─► plan ─► … 40 % … kill -9, quota used up … 100 % ─► stock ─► report
+                                                       └─► question ─► person ─► answer ──────────┘
 
 The director is a plain client: it learns what happens by awaiting handles, and never looks at a clock to do so. It
 forks the workers (see crew.py), so nothing before them may start an OS thread.
@@ -13,26 +13,24 @@ import asyncio
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 import sennit
 from sennit.cli.demo import fleet, journal
-from sennit.cli.demo.client import endpoint_from
 from sennit.cli.demo.crew import Crew, crew
 from sennit.cli.demo.fleet import PlannedTask, Reading
-from sennit.cli.demo.model_server import MODEL, ModelServerSettings, serving
+from sennit.cli.demo.model import Model, model_of
 from sennit.cli.demo.person import Person
 from sennit.cli.demo.plan import Plan, plan
 from sennit.cli.demo.question import approval_of, asking
-from sennit.cli.demo.records import Approval, Kill, RunReport
+from sennit.cli.demo.records import Approval, Kill, ModelUse, RunReport
 from sennit.cli.demo.stock import Stock, planned_labels, take_stock
 from sennit.cli.progress import Progress
 from sennit.errors import UsageError
@@ -42,10 +40,9 @@ from sennit.sync.clock import monotonic_s, uptime_us
 
 FILES_MAX = 400
 KILL_AT = 0.4
-# The local model takes so long that all reviews together fill about this time, and a single one never seems stuck.
-REVIEWS_S, REVIEW_S_MAX = 9.0, 1.2
-REVIEWS_FAST_S, REVIEW_FAST_S_MAX = 1.5, 0.25
-REFUSED_SHARE = 0.08
+# The quota ends between these two, when all files are analysed. What the killed worker held has been taken up then, and
+# workers that compute begin calls by the handful: nothing can hold back those that are on their way when the quota ends.
+EXHAUST_AT, EXHAUST_BY = 0.5, 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +97,7 @@ class Result:
     first_result_s: float
     report: Path
     approval: Approval | None = None
+    use: ModelUse | None = None
 
     def line(self) -> str:
         """Return the run in one line."""
@@ -147,9 +145,11 @@ class Result:
             "sound": self.stock.sound,
             "problems": self.stock.problems,
             "failures": self.stock.failures,
+            "waited_s": {waited.reason: round(waited.seconds, 3) for waited in self.stock.waited},
             "asked": len(self.stock.asked),
             "approval": self.approval and msgspec.structs.asdict(self.approval),
             "published": self.stock.published,
+            "model": self.use and msgspec.structs.asdict(self.use),
             "report": str(self.report),
         }
 
@@ -182,13 +182,15 @@ def run(request: Request, screen: Screen, *, started_us: int) -> Result:
     with ExitStack() as stack:
         place = stack.enter_context(_place(request))
         hands = stack.enter_context(crew(place.url, n=request.workers, log=place.log))
-        environ, model = stack.enter_context(_model(request, n_files=len(tree.files)))
+        model = stack.enter_context(
+            model_of(workers=request.workers, n_files=len(tree.files), seed=request.seed, fast=request.fast)
+        )
         fleet.app.use(place.url)
         stack.callback(fleet.app.close)
         if request.db is not None:
             _refuse_used(place)
-        director = _Director(request, place, screen, started_us, hands)
-        asyncio.run(director.direct(tree, environ))
+        director = _Director(request, place, screen, started_us=started_us, hands=hands, model=model)
+        asyncio.run(director.direct(tree))
         if request.keep or request.db:
             screen.tell(f"kept: {place.database}, {place.journal}, {place.log}")
         return _conclude(director, tree, model)
@@ -236,33 +238,15 @@ def _refuse_used(place: _Place) -> None:
         )
 
 
-@contextmanager
-def _model(request: Request, *, n_files: int) -> Iterator[tuple[Mapping[str, str], str]]:
-    """Yield what workers need to know, and who reviews: the endpoint of OPENAI_BASE_URL, or our own server."""
-    endpoint = endpoint_from(os.environ)
-    if endpoint is not None:
-        yield {}, f"{endpoint.model} at {urlsplit(endpoint.base_url).hostname}"
-        return
-    slots = request.workers * fleet.REVIEWS_PER_WORKER
-    all_s, one_s_max = (REVIEWS_FAST_S, REVIEW_FAST_S_MAX) if request.fast else (REVIEWS_S, REVIEW_S_MAX)
-    settings = ModelServerSettings(
-        seed=request.seed,
-        delay_s_median=min(one_s_max, all_s * slots / n_files),
-        refused_share=REFUSED_SHARE,
-        in_flight_max=slots,
-    )
-    with serving(settings) as (_, base_url):
-        ours = {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "", "OPENAI_MODEL": MODEL}
-        yield ours, "the demo's own model server"
-
-
 # ---------------------------------------------------------------- the run
 
 
 class _Director:
     """One run, from the first worker to the last result."""
 
-    def __init__(self, request: Request, place: _Place, screen: Screen, started_us: int, hands: Crew) -> None:
+    def __init__(
+        self, request: Request, place: _Place, screen: Screen, *, started_us: int, hands: Crew, model: Model
+    ) -> None:
         self.request = request
         self.place = place
         self.started_us = started_us
@@ -270,6 +254,7 @@ class _Director:
         self.ended_us = 0
         self.killed_us = hands.killed_us
         self._hands = hands
+        self._model = model
         self._screen = screen
         self._asking = asking(somebody=request.somebody, fast=request.fast)
         self._person = Person(
@@ -281,17 +266,18 @@ class _Director:
             tell=screen.tell,
         )
         self._to_kill = request.kill and request.workers > 1  # the last worker has nobody to take over
+        self._to_exhaust = True
 
     def since_start_s(self, at_us: int) -> float:
         return (at_us - self.started_us) / 1e6
 
-    async def direct(self, tree: Plan, environ: Mapping[str, str]) -> None:
+    async def direct(self, tree: Plan) -> None:
         """Run the fleet to its end, or to the first worker that ends by itself."""
         self._screen.tell(f"{len(tree.files)} files of {tree.title}, {self.request.workers} worker processes")
         for path in tree.unreadable:
             self._screen.tell(f"left out, it cannot be read: {path}")
         bar = self._screen.bar(len(planned_labels(tree)))
-        following = asyncio.create_task(self._follow(bar, environ))
+        following = asyncio.create_task(self._follow(bar))
         others = [self._hands.watch(), self._person.attend(fleet.app.inbox())]
         running = {following, *map(asyncio.create_task, others)}
         try:
@@ -308,13 +294,14 @@ class _Director:
             bar.close()
             await self._hands.dismiss()
 
-    async def _follow(self, bar: Progress, environ: Mapping[str, str]) -> None:
+    async def _follow(self, bar: Progress) -> None:
         """Hand in the plan and see every task end; kill a worker when `KILL_AT` of them have."""
         root = str(self.request.root.resolve())
-        self._hands.start(environ, n=1)
+        self._hands.start(self._model.environ, n=1)
         planned = await fleet.plan.submit(root, FILES_MAX, self._asking, str(self.place.journal))
-        self._hands.start(environ)  # now there is something to do for more than one
+        self._hands.start(self._model.environ)  # now there is something to do for more than one
         total = len(planned.tasks) + 1
+        computing = sum(task.kind == "analyse" for task in planned.tasks)
         bar.advance(ok=True)
         for ending in asyncio.as_completed([_end_of(task) for task in planned.tasks]):
             task, outcome = await ending
@@ -323,15 +310,25 @@ class _Director:
                 self.first_us = uptime_us()
                 after_s = self.since_start_s(self.first_us)
                 self._screen.tell(f"first result after {after_s:.2f} s: {task.kind} {task.label}")
-            if self._to_kill and bar.done >= KILL_AT * total:
-                await self._kill(f"after {bar.done} of {total} tasks")
+            computing -= task.kind == "analyse"
+            await self._trouble(bar.done, total, calm=not computing)
         self.ended_us = uptime_us()
 
-    async def _kill(self, when: str) -> None:
-        killed = await self._hands.kill_one(fleet.app.store)
-        if killed is not None:
-            self._to_kill = False
-            self._screen.tell(f"kill -9 {killed.pid} {when}: it held {killed.held}")
+    async def _trouble(self, done: int, total: int, *, calm: bool) -> None:
+        """Kill a worker, once; a little later, when it is calm, use up the model's quota, once."""
+        if self._to_kill and done >= KILL_AT * total:
+            killed = await self._hands.kill_one(fleet.app.store)
+            if killed is not None:
+                self._to_kill = False
+                self._screen.tell(f"kill -9 {killed.pid} after {done} of {total} tasks: it held {killed.held}")
+        elif self._to_exhaust and done >= (EXHAUST_AT if calm else EXHAUST_BY) * total:
+            (provider,) = await fleet.model.view()
+            if provider.reason == "pause":
+                return  # a call too many: nobody would notice the quota before all begin again at once
+            self._to_exhaust = False
+            said = await self._model.exhaust()
+            if said:
+                self._screen.tell(said)
 
 
 async def _end_of(task: PlannedTask) -> tuple[PlannedTask, Outcome]:
@@ -341,7 +338,7 @@ async def _end_of(task: PlannedTask) -> tuple[PlannedTask, Outcome]:
 # ---------------------------------------------------------------- the end
 
 
-def _conclude(run: _Director, tree: Plan, model: str) -> Result:
+def _conclude(run: _Director, tree: Plan, model: Model) -> Result:
     """Take stock and write the report: as a draft, which becomes the report when it is published."""
     from sennit.cli.demo.report import render_html, render_markdown
 
@@ -350,6 +347,7 @@ def _conclude(run: _Director, tree: Plan, model: str) -> Result:
     stock = asyncio.run(take_stock(fleet.app.store, tree, entries, seconds=seconds))
     kills = tuple(Kill(pid, run.since_start_s(at_us)) for pid, at_us in run.killed_us.items())
     approval = _approval(stock, run)
+    use = None if stock.provider is None else model.use(stock.provider, stock.rows)
     reading = stock.reading or Reading((), (), (), ())
     written = RunReport(
         title=tree.title,
@@ -357,7 +355,7 @@ def _conclude(run: _Director, tree: Plan, model: str) -> Result:
         command=run.request.command,
         started_at=datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M"),
         made_with=f"sennit {sennit.__version__}, Python {platform.python_version()}",
-        model=model,
+        model=model.says,
         ledger=stock.ledger,
         files=reading.files,
         duplicates=reading.duplicates,
@@ -370,12 +368,14 @@ def _conclude(run: _Director, tree: Plan, model: str) -> Result:
         approval=approval,
         published=stock.published,
         states=stock.states,
+        use=use,
+        waited=stock.waited,
         files_left_out=tree.files_left_out,
         problems=stock.problems,
     )
     page = _written(run.request.out, written.published, md=render_markdown(written), html=render_html(written))
     first_result_s = run.since_start_s(run.first_us)
-    return Result(stock=stock, kills=kills, first_result_s=first_result_s, report=page, approval=approval)
+    return Result(stock=stock, kills=kills, first_result_s=first_result_s, report=page, approval=approval, use=use)
 
 
 def _approval(stock: Stock, run: _Director) -> Approval | None:

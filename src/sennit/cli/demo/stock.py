@@ -23,9 +23,11 @@ from sennit.cli.demo import fleet, question, tally
 from sennit.cli.demo.fleet import Planned, PlannedTask, Reading
 from sennit.cli.demo.journal import Entry
 from sennit.cli.demo.plan import Plan
-from sennit.cli.demo.records import Discrepancies, Ledger, PackageState, Tally
+from sennit.cli.demo.records import Discrepancies, Ledger, PackageState, Tally, Waited
 from sennit.cli.demo.tally import Accepted, thread_of
+from sennit.cli.waits import ordered
 from sennit.model.lifecycle import State
+from sennit.model.provider import ProviderView
 from sennit.model.task import Ledger as StoreLedger
 from sennit.model.task import TaskView
 from sennit.model.thread import AskView
@@ -44,6 +46,9 @@ class Stock:
         reading: the result of the report task; None when it has none.
         states: of the packages' threads, in order of the tree.
         asked: every question there was.
+        rows: the tasks.
+        provider: of the model calls; None when nobody has declared it.
+        waited: for how long tasks waited, by what for.
     """
 
     ledger: Ledger
@@ -52,6 +57,9 @@ class Stock:
     reading: Reading | None
     states: tuple[PackageState, ...]
     asked: tuple[AskView, ...]
+    rows: tuple[TaskView, ...] = ()
+    provider: ProviderView | None = None
+    waited: tuple[Waited, ...] = ()
 
     @property
     def published(self) -> bool:
@@ -117,7 +125,21 @@ async def take_stock(store: Store, tree: Plan, entries: Sequence[Entry], *, seco
         reading=reading,
         states=tuple(states),
         asked=tuple(asked),
+        rows=tuple(rows.values()),
+        provider=next((view for view in await store.providers() if view.spec.name == fleet.model.name), None),
+        waited=await _waited(store, rows),
     )
+
+
+async def _waited(store: Store, rows: Iterable[int]) -> tuple[Waited, ...]:
+    """Return the waits of all tasks together."""
+    tasks: Counter[str] = Counter()
+    total_us: Counter[str] = Counter()
+    for ack in [store.waits(task_id) for task_id in rows]:
+        waits = await ack
+        tasks.update(waits.keys())
+        total_us.update(waits)
+    return tuple(Waited(reason, tasks[reason], us / 1e6) for reason, us in ordered(total_us).items())
 
 
 async def _planned_tasks(store: Store, tree: Plan, rows: dict[int, TaskView]) -> list[PlannedTask]:

@@ -22,7 +22,7 @@ _TICKS_MAX: Final = 6
 # Kinds in the order of the run; the style sheet has a colour for each, and one for any other.
 KINDS: Final = ("plan", "approve", "analyse", "review", "summarise", "report")
 _ENDS: Final = {
-    "rate_limited": "429, tried again",
+    "rate_limited": "429, given back",
     "failed": "failed, tried again",
     "suspended": "suspended, went on when answered",
     "killed": "killed with the worker",
