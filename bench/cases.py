@@ -1,7 +1,7 @@
 """What is measured: one row per case, the same for every side (sennit, raw SQLite, each peer).
 
 A side answers a case with figures. Figures of the same name are compared; the suffix of the name is the unit and says
-which way is better: `_per_s` up, `_ms`, `_s`, `_mb`, `_percent` down. A name without such a suffix is a count.
+which way is better: `_per_s` up, `_us`, `_ms`, `_s`, `_mb`, `_percent` down. A name without such a suffix is a count.
 """
 
 from __future__ import annotations
@@ -66,10 +66,25 @@ CASES: Final = (
         what="tasks that wait for people; the worker is killed, another starts, all are answered",
         n=10_000,
     ),
+    Case(name="limit_cost", what="one call, uncontended: a limit and a breaker of this process", n=0),
+    Case(name="limit_unknown_cap", what="the governor for 30 simulated minutes, a cap of 40 that it is not told", n=0),
+    Case(name="limit_fleet", what="calls of three processes to one server, with a limit of 5", n=60),
+    Case(name="limit_window", what="calls of two workers to a server whose quota is used up for 10 s", n=100),
+    Case(name="permit_wake", what="a permit is released: to the first in line, in one process", n=300),
+    Case(name="permit_wake_normal", what="the same without an fsync per commit", n=300, durability="normal"),
+    Case(name="permit_wake_processes", what="the same in another process", n=300),
+    Case(name="permits", what="permits taken and returned", n=0),
+    Case(name="permits_normal", what="the same without an fsync per commit", n=0, durability="normal"),
+    Case(name="throughput_provider", what="no-op async tasks of a provider that has room", n=20_000),
     Case(name="idle", what="a worker process with nothing to do", n=0),
     Case(name="idle_pair", what="two processes on one file, a worker and a submitter, with nothing to do", n=0),
     Case(name="memory", what="a worker process beside tasks due in an hour", n=10_000),
     Case(name="version", what="wall time of `--version`", n=10),
+)
+
+# They have a module of their own, which is imported by nobody else: it would show in the memory of the others.
+PROVIDER_CASES: Final = tuple(
+    case.name for case in CASES if case.name.startswith(("limit_", "permit")) or case.name == "throughput_provider"
 )
 
 

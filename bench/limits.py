@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+from cases import PROVIDER_CASES
 from harness import RUN_DIR, Figures, Side, Worker, memory_mb, percentile, spread_ms, wall_ms
 
 if TYPE_CHECKING:
@@ -183,6 +184,13 @@ def version(case: Case) -> Figures:
     return wall_ms([sys.executable, "-c", "pass"], times=case.n)
 
 
+def semaphores(case: Case) -> Figures:
+    """Return what a bare semaphore does, where it can."""
+    import providers  # noqa: PLC0415 - see cases.PROVIDER_CASES
+
+    return providers.SEMAPHORES[case.name](case) if case.name in providers.SEMAPHORES else {}
+
+
 SIDE: Final[Side] = {
     "fsync": fsync,
     "limits": limits,
@@ -200,4 +208,6 @@ SIDE: Final[Side] = {
     "step": step,
     "memory": memory,
     "version": version,
+    **dict.fromkeys(PROVIDER_CASES, semaphores),
+    "throughput_provider": throughput,
 }

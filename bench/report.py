@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Which way is better, by the end of a figure's name; the rest are counts and have no ratio.
 BETTER_UP: Final = ("_per_s",)
-BETTER_DOWN: Final = ("_ms", "_s", "_mb", "_percent")
+BETTER_DOWN: Final = ("_us", "_ms", "_s", "_mb", "_percent")
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import harness
 import killing
+from cases import PROVIDER_CASES
 from conversations import CONVERSATIONS
 from harness import END, NAP_MS_KILL, NAP_MS_WAITING, RUN_DIR, START, Figures, Side, Worker, wait_for_hits, wait_until
 
@@ -356,6 +357,12 @@ def version(case: Case) -> Figures:
     return harness.wall_ms([sys.executable, "-m", "sennit", "--version"], times=case.n)
 
 
+def of_providers(case: Case) -> Figures:
+    import providers  # noqa: PLC0415 - see cases.PROVIDER_CASES
+
+    return providers.PROVIDERS[case.name](case)
+
+
 SIDE: Final[Side] = {
     "throughput_async": throughput_async,
     "throughput_sync": throughput_sync,
@@ -379,4 +386,5 @@ SIDE: Final[Side] = {
     "memory": memory,
     "version": version,
     **CONVERSATIONS,
+    **dict.fromkeys(PROVIDER_CASES, of_providers),
 }
