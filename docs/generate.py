@@ -150,11 +150,17 @@ def commands() -> str:
 def _sections(command: click.Command, path: str) -> Iterator[str]:
     context = click.Context(command, info_name=path)
     if isinstance(command, click.Group):
+        if command.invoke_without_command:  # it does something itself
+            yield from _section(command, path, context)
         for name in command.list_commands(context):
             below = command.get_command(context, name)
             if below is not None and not below.hidden:
                 yield from _sections(below, f"{path} {name}")
         return
+    yield from _section(command, path, context)
+
+
+def _section(command: click.Command, path: str, context: click.Context) -> Iterator[str]:
     usage = " ".join(piece for piece in command.collect_usage_pieces(context) if piece != "[OPTIONS]")
     yield f"### `{path}`\n"
     yield f"`{' '.join(filter(None, (path, usage)))}`\n"
