@@ -36,7 +36,7 @@ else:
 WRITE = """
 import sys
 from sennit.threads.workspace import Workspace
-workspace, n = Workspace(sys.argv[1]), int(sys.argv[2])
+workspace, n = Workspace(sys.argv[1], broadcasts_bytes_max=2_500_000), int(sys.argv[2])
 while True:
     n += 1
     value = {"n": n, "text": chr(97 + n % 26) * 50_000}
@@ -114,6 +114,7 @@ def test_kills_in_the_middle_of_writes_leave_whole_values(tmp_path: Path) -> Non
         heard += messages
 
     assert len(set(heard)) == len(heard)
+    assert (tmp_path / "broadcasts").stat().st_size < 2_600_000
     # The next writer finds its way through whatever was left.
     workspace.delete("gone")
     workspace.set_context("t", "k", 1)

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import sennit
 from sennit import App, Handle
+from sennit.runtime.provider_face import ProviderFace
 from sennit.store.protocol import Listener, Store
+from sennit.store.protocol_providers import ProviderStore
 from sennit.store.protocol_threads import ThreadStore
 from sennit.submit.handle import Handles
+from sennit.submit.limits import Call, Limits, Provider
 from sennit.submit.options import SubmitOptions
 from sennit.submit.registry import Task
 from sennit.threads.inbox import Inbox, Question
@@ -100,6 +103,10 @@ def test_line_counts_of_files_are_about_right() -> None:
 
 OBJECTS = {
     App: "app.",
+    ProviderFace: "app.",
+    Provider: "provider.",
+    Limits: "limits.",
+    Call: "call.",
     Task: "task.",
     Handle: "handle.",
     Handles: "handles.",
@@ -131,7 +138,10 @@ def test_every_public_name_is_in_the_api_reference() -> None:
 def test_every_method_of_a_store_is_in_the_store_reference() -> None:
     text = (DOCS / "reference" / "store-protocol.md").read_text(encoding="utf-8")
     methods = [
-        m for owner in (Store, ThreadStore, Listener) for m, value in vars(owner).items() if inspect.isfunction(value)
+        m
+        for owner in (Store, ThreadStore, ProviderStore, Listener)
+        for m, value in vars(owner).items()
+        if inspect.isfunction(value)
     ]
 
     missing = [method for method in methods if not method.startswith("_") and f"`{method}" not in text]
