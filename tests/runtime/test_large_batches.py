@@ -245,11 +245,11 @@ def test_a_batch_that_fits_stays_one(fleet: Fleet) -> None:
     async def main() -> None:
         fleet.task.map(range(2))
         handles = fleet.task.map(range(2, 2 + BOUND))
-        fleet.let_end(1)
+        # Refused, and not in part: there would be room for two of it.
+        await asyncio.to_thread(fleet.until, lambda: bool(fleet.app._client._entrance._lines))
+        assert await asyncio.to_thread(lambda: (fleet.submitted, fleet.outside)) == (2, BOUND)
+        fleet.let_end(10)
         async with fleet.worker:
-            await asyncio.to_thread(fleet.until, lambda: len(fleet.ran) == 1)
-            assert fleet.outside == BOUND
-            fleet.let_end(10)
             assert await handles == [2, 3, 4, 5]
 
     asyncio.run(main())
