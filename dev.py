@@ -7,7 +7,8 @@
     python3 dev.py bench [args]         bench/run.py; with --peers beside other queues, in `.venv-bench`
     python3 dev.py setup                only make `.venv`
 
-It needs Python 3.11 and nothing else. `.venv` holds a stamp of what it was made from, and the stamp decides:
+It needs Python 3.11 and nothing else; `test` also gets PostgreSQL and Redis where they are missing (dev_servers.py).
+`.venv` holds a stamp of what it was made from, and the stamp decides:
 
     stamp fits                          ─► use it (well under a second)
     pyproject or constraints changed    ─► install again into it
@@ -28,19 +29,24 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from xml.etree import ElementTree as ET
 
+import dev_servers
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parent
 PYTHON_MIN = (3, 11)
 STAMP_FILE = "dev.stamp"
 INSTALLING = "installing"
 USE, UPDATE, REBUILD = "use", "update", "rebuild"
+T = TypeVar("T")
+Stage = tuple[str, list[str]]  # its name, and what to run
 OFFLINE_SIGNS = (
     "name resolution",
     "failed to establish a new connection",
@@ -226,8 +232,14 @@ def install_failed(output: str) -> Stop:
 
 def capture(argv: Sequence[str]) -> tuple[int, str]:
     """Run silently; return the exit code and everything it printed."""
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, cwd=ROOT)
     return done.returncode, done.stdout
+
+
+def timed(function: Callable[[Sequence[str]], T], argv: Sequence[str]) -> tuple[T, float]:
+    """Return what a function returns for `argv`, and the seconds it took."""
+    started_s = time.monotonic()
+    return function(argv), time.monotonic() - started_s
 
 
 def run(argv: Sequence[str]) -> int:
@@ -267,46 +279,77 @@ MAIN = Environment(ROOT / ".venv", "dev,rich")
 BENCH = Environment(ROOT / ".venv-bench", "bench,rich")
 
 
-def lint_stages(python: Path) -> list[tuple[str, list[str]]]:
-    """Return the checks that read the code without running it."""
+def lint_stages(python: Path) -> list[Stage]:
+    """Return the checks that read the code without running it, and take no time."""
     tool = str(python)
     return [
         ("format", [tool, "-m", "ruff", "format", "--check", "."]),
         ("lint", [tool, "-m", "ruff", "check", "."]),
-        ("types", [tool, "-m", "mypy"]),
         ("layers", [str(python.with_name("lint-imports")), "--no-logo"]),
     ]
 
 
-def run_stages(stages: Sequence[tuple[str, list[str]]]) -> int:
-    """Run every stage, also after one has failed, then say how each went. Return 0 if all passed."""
-    lines: list[str] = []
-    failed = 0
-    for name, argv in stages:
-        print(f"\n── {name} " + "─" * (60 - len(name)), flush=True)
-        started_s = time.monotonic()
-        code = run(argv)
-        failed += code != 0
-        lines.append(f"  {'FAIL' if code else 'ok':<5} {name:<8} {time.monotonic() - started_s:7.1f} s")
-    print("\n" + "\n".join(lines))
-    return 1 if failed else 0
+def types_stage(python: Path) -> Stage:
+    """Return the check of types: half a minute of one core when its cache is cold, so it takes what others leave."""
+    return "types", ["nice", str(python), "-m", "mypy"]
+
+
+def run_stages(stages: Sequence[Stage], *, beside: Stage) -> int:
+    """Run every stage, also after one has failed, and one beside them all; say how each went. Return 0 if all passed."""
+    ended: list[tuple[str, int, float]] = []
+    with ThreadPoolExecutor(1) as pool:
+        silent = pool.submit(timed, capture, beside[1])
+        for name, argv in stages:
+            print_title(name)
+            code, took_s = timed(run, argv)
+            ended.append((name, code, took_s))
+        (code, output), took_s = silent.result()
+    print_title(beside[0])
+    print(output, end="")
+    ended.append((beside[0], code, took_s))
+    print(
+        "\n" + "\n".join(f"  {'FAIL' if code else 'ok':<5} {name:<8} {took_s:7.1f} s" for name, code, took_s in ended)
+    )
+    return 1 if any(code for _, code, _ in ended) else 0
+
+
+def print_title(name: str) -> None:
+    """Head what a stage prints."""
+    print(f"\n── {name} " + "─" * (60 - len(name)), flush=True)
 
 
 def check(_args: list[str]) -> int:
     """Run the checks without the tests."""
-    return run_stages(lint_stages(ensure(MAIN)))
+    python = ensure(MAIN)
+    return run_stages(lint_stages(python), beside=types_stage(python))
 
 
 def test(args: list[str]) -> int:
     """Run the checks and the tests, then say what was skipped and why."""
     python = ensure(MAIN)
+    ensure_servers(python)
     with tempfile.TemporaryDirectory(prefix="sennit-test-") as folder:
         report = Path(folder, "junit.xml")
-        pytest = [str(python), "-m", "pytest", "-n", str(cores()), f"--junit-xml={report}", *args]
-        code = run_stages([*lint_stages(python), ("tests", pytest)])
+        # One more than cores: a third of the time a test waits for something, an end of a pause for example.
+        pytest = [str(python), "-m", "pytest", "-n", str(cores() + 1), f"--junit-xml={report}", *args]
+        code = run_stages([*lint_stages(python), ("tests", pytest)], beside=types_stage(python))
         if report.exists():
             print("\n".join(outcome(report.read_text(encoding="utf-8"))))
     return code
+
+
+def ensure_servers(python: Path) -> None:
+    """Get PostgreSQL and Redis if they are missing; without them tests are skipped, and in CI that must not pass.
+
+    Raises:
+        Stop: this is CI and one of them cannot be had.
+    """
+    for problem in dev_servers.ensure(python, lambda text: print(f"dev.py: {text}", flush=True)):
+        if os.environ.get("CI", "").lower() in {"1", "true", "yes"}:
+            raise Stop(f"{problem.name} is missing and could not be installed", why=problem.why, fix=problem.fix)
+        print(
+            f"dev.py: {problem.name} is missing, its tests will be skipped\n  why: {problem.why}\n  fix: {problem.fix}"
+        )
 
 
 def outcome(junit_xml: str) -> list[str]:

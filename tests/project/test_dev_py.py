@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -128,6 +129,29 @@ def test_the_outcome_says_what_was_skipped_and_why() -> None:
     assert dev.outcome(xml) == ["  1 tests passed, 1 failed, 2 skipped", "    2 × skipped: needs root"]
 
 
+def test_every_stage_runs_whatever_failed_and_one_runs_beside_them(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The one beside them ends only when the second has begun: one after the other they would wait for ever."""
+    os.mkfifo(tmp_path / "second has begun")
+    fifo = f"open({str(tmp_path / 'second has begun')!r}, "
+    program = [sys.executable, "-c"]
+
+    code = dev.run_stages(
+        [("first", [*program, "raise SystemExit(3)"]), ("second", [*program, fifo + "'w')"])],
+        beside=("beside", [*program, fifo + "'r').read(); print('its words')"]),
+    )
+
+    assert code == 1
+    said = capfd.readouterr().out
+    assert [line.split()[:2] for line in said.splitlines()[-3:]] == [
+        ["FAIL", "first"],
+        ["ok", "second"],
+        ["ok", "beside"],
+    ]
+    assert said.index("── second ") < said.index("── beside ") < said.index("its words")
+
+
 def test_an_unknown_command_shows_the_commands_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert dev.main(["tets"]) == 2
     assert "dev.py test" in capsys.readouterr().err
@@ -138,7 +162,8 @@ def test_an_unknown_command_shows_the_commands_and_fails(capsys: pytest.CaptureF
 
 def test_an_up_to_date_environment_is_ready_at_once(project: Path) -> None:
     """Only the stamp and the interpreter are looked at: no pip, no import of sennit."""
-    shutil.copy(ROOT / "dev.py", project)
+    for name in ("dev.py", "dev_servers.py"):
+        shutil.copy(ROOT / name, project)
     python = project / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)

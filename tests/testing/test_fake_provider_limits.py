@@ -174,7 +174,7 @@ def test_a_limit_can_be_changed_while_it_runs(provider: FakeProvider) -> None:
 
 
 def test_a_used_up_window_counts_who_comes_meanwhile_and_who_comes_first_after(provider: FakeProvider) -> None:
-    provider.exhaust(reset_in_s=1.0)
+    provider.exhaust(reset_in_s=1.0, at_next_call=True)
     told = post(provider.url)
     ignored = post(provider.url)
     pause = provider.statistics().pauses[0]
