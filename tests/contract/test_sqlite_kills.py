@@ -5,10 +5,9 @@ FULL and NORMAL differ after a power cut only: what the kernel was given, it kee
 
 from __future__ import annotations
 
+import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,32 +17,35 @@ import pytest
 from sennit.model.lifecycle import State
 from sennit.store.sqlite import SqliteStore
 from sennit.testing.contract_tools import got
+from tests.crash.nursery import Nursery
 
-PROGRAM = Path(__file__).parent / "programs" / "ack_and_die.py"
 KILLS = 30
 
 
-def acknowledged(argv: list[str], *, lines: int) -> Iterator[tuple[str, int]]:
+def acknowledged(nursery: Nursery, *argv: str, lines: int) -> Iterator[tuple[str, int]]:
     """Run the program, kill it right after its `lines`-th word, and give all it said."""
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for number, line in enumerate(process.stdout, 1):
+    reader, writer = os.pipe()
+    process = nursery.start("tests.contract.programs.ack_and_die:main", *argv, descriptors={1: writer})
+    os.close(writer)
+    with os.fdopen(reader, encoding="ascii") as said:
+        for number, line in enumerate(said, 1):
             if number == lines:
-                process.send_signal(signal.SIGKILL)
+                process.kill()
             what, task_id = line.split()
             yield what, int(task_id)
-    assert process.returncode == -signal.SIGKILL
+    assert process.kill() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])
-def test_what_was_acknowledged_survives_a_kill_right_after_the_ack(tmp_path: Path, durability: str) -> None:
+def test_what_was_acknowledged_survives_a_kill_right_after_the_ack(
+    tmp_path: Path, nursery: Nursery, durability: str
+) -> None:
     path = tmp_path / "tasks.db"
-    argv = [sys.executable, str(PROGRAM), str(path), durability]
     chance = random.Random(durability)
     stored: set[int] = set()
     ended: set[int] = set()
     for _ in range(KILLS):
-        for what, task_id in acknowledged(argv, lines=chance.randint(1, 40)):
+        for what, task_id in acknowledged(nursery, str(path), durability, lines=chance.randint(1, 40)):
             (stored if what == "stored" else ended).add(task_id)
 
         with closing(SqliteStore(path)) as store:  # the last one out was killed: this one recovers the log

@@ -4,18 +4,22 @@
 
 The journal is a pipe that all worker processes of a test share. What was written before a SIGKILL is still in it, a
 line is one `write` (so lines of several processes never mix), and a test that waits for a fact sleeps until one comes.
+
+A body writes that it ends before its ending is stored, so the last line of a body says nothing about the store, and
+after it comes no other. Who wants to go on when everything has ended lets the journal say it: `say_when_over`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +29,8 @@ import sennit
 from sennit import App, Handle, step
 from sennit.errors import AttemptCancelled
 from sennit.submit.context import current
+from sennit.sync.ack import Ack
+from tests.crash.nursery import Forked, Nursery
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 30.0  # for a fact on a busy machine; none of them takes a tenth of it on an idle one
@@ -49,6 +55,11 @@ class Journal:
         self._reader, self.writer = os.pipe()
         self._records: list[Record] = []
         self._news = threading.Condition()
+        self._marks = itertools.count(1)
+        self._read_until = 0  # the last mark
+        self._overs = 0
+        self._writing = threading.Lock()  # by ourselves; `close` waits for it
+        self._is_closed = False
         self._thread = threading.Thread(target=self._read, name="journal", daemon=True)
         self._thread.start()
 
@@ -58,17 +69,25 @@ class Journal:
                 what, task_id, attempt, pid, at_s, note = line.rstrip("\n").split(" ", 5)
                 record = Record(what, int(task_id), int(attempt), int(pid), float(at_s), note)
                 with self._news:
-                    self._records.append(record)
+                    if what == "mark":
+                        self._read_until = int(note)
+                    else:
+                        self._records.append(record)
                     self._news.notify_all()
 
     @property
     def records(self) -> list[Record]:
-        """What has been read so far."""
+        """All that was written until now, which may not have been read yet: a mark is sent after it and waited for."""
+        with self._writing:
+            mark = next(self._marks)
+            if not self._is_closed:
+                write("mark", str(mark), fd=self.writer)
         with self._news:
+            assert self._is_closed or self._news.wait_for(lambda: self._read_until >= mark, WAIT_S)
             return list(self._records)
 
     def of(self, what: str) -> list[Record]:
-        """Return the records of one kind so far."""
+        """Return the records of one kind that were written until now."""
         return [r for r in self.records if r.what == what]
 
     def wait_for(self, what: str, n: int = 1, *, where: Callable[[Record], bool] = lambda _: True) -> list[Record]:
@@ -82,15 +101,43 @@ class Journal:
                 raise AssertionError(f"{len(found())} of {n} {what!r} after {WAIT_S:g} s; all: {self._records[-20:]}")
             return found()
 
+    def wait_ready(self, *processes: subprocess.Popen[bytes] | Forked) -> None:
+        """Wait until these processes have said that they are ready."""
+        for process in processes:
+            self.wait_for("ready", where=lambda r, pid=process.pid: r.pid == pid)  # type: ignore[misc]
+
+    def say_when_over(self, watches: Sequence[Ack[Any]]) -> None:
+        """Write `over` when the last of these tasks has ended; what bodies have written until then is read before it."""
+        self._overs += 1
+        left = itertools.count(len(watches) - 1, -1)
+
+        def ended(watch: Ack[Any]) -> None:
+            with self._writing:
+                if watch.succeeded and not next(left) and not self._is_closed:
+                    write("over", fd=self.writer)
+
+        for watch in watches:
+            watch.add_done_callback(ended)
+
+    @property
+    def is_over(self) -> bool:
+        """True once all tasks of every `say_when_over` have ended: nothing more need come."""
+        return len(self.of("over")) == self._overs
+
     def wait_for_more(self, seen: int) -> int:
-        """Wait until more than `seen` records are there; return how many there are."""
+        """Wait until more than `seen` records are there; return how many there are.
+
+        Only where one is certain to come: after the last of a body only `over` is.
+        """
         with self._news:
             assert self._news.wait_for(lambda: len(self._records) > seen, WAIT_S), f"nothing new after {seen} records"
             return len(self._records)
 
     def close(self) -> None:
         """Read to the end; every worker process must have ended."""
-        os.close(self.writer)
+        with self._writing:
+            self._is_closed = True
+            os.close(self.writer)
         self._thread.join(WAIT_S)
 
 
@@ -265,31 +312,41 @@ class Fleet:
     journal: Journal = field(default_factory=Journal)
     settings: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    forked: list[Forked] = field(default_factory=list)
 
-    def start(self, **environ: str) -> subprocess.Popen[bytes]:
-        """Start one worker process; `journal.wait_for("ready")` tells when it works."""
+    def start(self, *, argv: Sequence[str] = (), **environ: str) -> subprocess.Popen[bytes]:
+        """Start one worker process, by another command line if it is given; `wait_ready` waits until it works."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.fleet"],
+            argv or [sys.executable, "-m", "tests.crash.fleet"],
             cwd=ROOT,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(Path(sennit.__file__).parents[1]), str(ROOT)]),
-                "SENNIT_DB": self.url,
-                "SENNIT_DURABILITY": "normal",
-                "FLEET_JOURNAL": str(self.journal.writer),
-                **self.settings,
-                **environ,
-            },
+            env=self._environ(environ),
             pass_fds=[self.journal.writer],
         )
         self.processes.append(process)
         return process
 
+    def fork(self, nursery: Nursery, **environ: str) -> Forked:
+        """Start one worker process that is only there to be killed: in a tenth of the time."""
+        journal = {self.journal.writer: self.journal.writer}
+        process = nursery.start("tests.crash.fleet:run", environ=self._environ(environ), descriptors=journal)
+        self.forked.append(process)
+        return process
+
+    def _environ(self, more: dict[str, str]) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(Path(sennit.__file__).parents[1]), str(ROOT)]),
+            "SENNIT_DB": self.url,
+            "SENNIT_DURABILITY": "normal",
+            "FLEET_JOURNAL": str(self.journal.writer),
+            **self.settings,
+            **more,
+        }
+
     def start_ready(self, n: int = 1, **environ: str) -> list[subprocess.Popen[bytes]]:
         """Start `n` processes and wait until they work."""
         processes = [self.start(**environ) for _ in range(n)]
-        for process in processes:
-            self.journal.wait_for("ready", where=lambda r, pid=process.pid: r.pid == pid)  # type: ignore[misc]
+        self.journal.wait_ready(*processes)
         return processes
 
     def close(self) -> None:
@@ -298,6 +355,8 @@ class Fleet:
             if process.poll() is None:
                 process.kill()
             process.wait()
+        for forked in self.forked:
+            forked.kill()
         self.journal.close()
 
 
@@ -311,9 +370,9 @@ def fleet(url: str, **settings: str) -> Iterator[Fleet]:
         some.close()
 
 
-def client(url: str) -> Handlers:
-    """Return the same handlers on an app that only submits."""
-    return handlers(App(url, durability="normal"))
+def client(url: str, *, durability: str = "normal") -> Handlers:
+    """Return the same handlers on an app that only submits. `normal`: a server that crashes loses its last moments."""
+    return handlers(App(url, durability=durability))
 
 
 def values(handles: list[Handle[Any]], timeout_s: float = WAIT_S) -> list[Any]:
@@ -321,8 +380,16 @@ def values(handles: list[Handle[Any]], timeout_s: float = WAIT_S) -> list[Any]:
     return [handle.result(timeout_s) for handle in handles]
 
 
+def run() -> None:
+    """Be a worker process until SIGINT, SIGTERM or worse."""
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        write("left", "interrupted")
+
+
 async def main() -> None:
-    """Work until SIGINT, SIGTERM or worse."""
+    """Work until SIGTERM."""
     app = App()
     handlers(app)
     over = asyncio.Event()
@@ -334,7 +401,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except KeyboardInterrupt:
-        write("left", "interrupted")
+    run()

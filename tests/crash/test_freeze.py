@@ -14,7 +14,9 @@ import pytest
 from sennit import App
 from tests.crash.fleet import Fleet, Record, client, fleet, values
 
-LEASE_S = "0.5"
+# Long enough for a process that is not frozen to beat in time on a busy machine.
+LEASE_S = "1"
+BODY_S = 0.9  # frozen before that, awake after it
 EACH = 5  # attempts that write at once
 
 
@@ -50,7 +52,7 @@ def refused(app: App) -> int:
 def test_what_a_thawed_process_writes_late_is_refused(workers: Fleet, how: str) -> None:
     at = client(workers.url)
     [frozen] = workers.start_ready()
-    handles = at.late.map([how] * EACH, [0.3] * EACH)
+    handles = at.late.map([how] * EACH, [BODY_S] * EACH)
     workers.journal.wait_for("start", EACH)
 
     freeze(frozen, workers)
@@ -113,7 +115,7 @@ def test_an_idle_process_frozen_past_its_lease_is_still_heard_and_hears(workers:
     [frozen] = workers.start_ready()
     freeze(frozen, workers)
     [other] = workers.start_ready()
-    assert values([at.late.submit("ending", 0.6)]) == ["attempt 1"]  # a whole lease later
+    assert values([at.late.submit("ending", 1.2)]) == ["attempt 1"]  # a whole lease later
     frozen.send_signal(signal.SIGCONT)
     terminated(other)
 

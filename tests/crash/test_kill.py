@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections import defaultdict
@@ -16,6 +15,7 @@ import pytest
 
 from sennit import Handle
 from tests.crash.fleet import WAIT_S, Fleet, Handlers, Journal, Record, client, fleet
+from tests.crash.nursery import Nursery
 
 KILLS = 50
 PROCESSES = 3
@@ -63,21 +63,21 @@ class Waves:
         self._thread.join(WAIT_S)
 
 
-def kill_at_random_points(workers: Fleet) -> list[tuple[int, float]]:
+def kill_at_random_points(workers: Fleet, nursery: Nursery) -> list[tuple[int, float]]:
     """Kill a random worker process after a random number of events and start another; return pid and time of each."""
     random, journal, killed = Random(), workers.journal, []
-    alive = workers.start_ready(PROCESSES)
+    alive = [workers.fork(nursery) for _ in range(PROCESSES)]
+    journal.wait_ready(*alive)
     for _ in range(KILLS):
         seen = len(journal.records)
         for _ in range(random.randint(1, 25)):
-            seen = journal.wait_for_more(seen)
+            seen = journal.wait_for_more(seen)  # there is one: a wave follows the other until `waves.stop()`
         victim = alive.pop(random.randrange(PROCESSES))
         killed.append((victim.pid, time.monotonic()))
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
-        alive.append(workers.start())
+        victim.kill()
+        alive.append(workers.fork(nursery))
         if random.random() < 0.7:  # now and then the next dies before it has joined
-            journal.wait_for("ready", where=lambda r, pid=alive[-1].pid: r.pid == pid)  # type: ignore[misc]
+            journal.wait_ready(alive[-1])
     return killed
 
 
@@ -87,11 +87,11 @@ def workers(tmp_path: Path) -> Iterator[Fleet]:
         yield some
 
 
-def test_fifty_kills_lose_nothing_and_nothing_is_accepted_twice(workers: Fleet) -> None:
+def test_fifty_kills_lose_nothing_and_nothing_is_accepted_twice(workers: Fleet, nursery: Nursery) -> None:
     at = client(workers.url)
     waves = Waves(at)
 
-    killed = kill_at_random_points(workers)
+    killed = kill_at_random_points(workers, nursery)
     waves.stop()
     results = [handle.result(WAIT_S) for handle in waves.handles]
 

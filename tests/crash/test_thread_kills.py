@@ -7,11 +7,8 @@ hands in, kills, rescues what the dead held, answers, and looks.
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import groupby
 from pathlib import Path
@@ -22,12 +19,13 @@ import pytest
 
 from sennit.errors import AskClosed
 from sennit.model.lifecycle import State
+from sennit.model.task import TaskSpec
 from sennit.model.thread import Answer, AskSpec, Decision
 from sennit.store.sqlite import SqliteStore
 from sennit.testing.contract_tools import Rig, got, running_loop
-from tests.crash.fleet import ROOT, WAIT_S, Journal
+from tests.crash.fleet import WAIT_S, Journal
+from tests.crash.nursery import Forked, Nursery
 
-PROGRAM = ROOT / "tests" / "contract" / "programs" / "thread_worker.py"
 PROCESSES, KILLS = 3, 12
 QUESTIONS = ("colour", "size", "when")
 
@@ -35,46 +33,72 @@ QUESTIONS = ("colour", "size", "when")
 class Crew:
     """Worker processes of one mode that are killed and replaced."""
 
-    def __init__(self, rig: Rig, path: Path, mode: str) -> None:
+    def __init__(self, rig: Rig, path: Path, mode: str, nursery: Nursery) -> None:
         self.rig = rig
         self.journal = Journal()
-        self._argv = [sys.executable, str(PROGRAM), str(path), mode]
-        self._alive: list[subprocess.Popen[bytes]] = []
+        self._argv = ("tests.contract.programs.thread_worker:main", str(path), mode)
+        self._nursery = nursery
+        self._alive: list[Forked] = []
+        self._gate, self._gate_keeper = os.pipe()
 
     def start(self, n: int) -> None:
-        for _ in range(n):
-            environ = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "FLEET_JOURNAL": str(self.journal.writer)}
-            self._alive.append(subprocess.Popen(self._argv, env=environ, pass_fds=[self.journal.writer]))
+        environ = {**os.environ, "FLEET_JOURNAL": str(self.journal.writer), "FLEET_GATE": str(self._gate)}
+        given = {fd: fd for fd in (self.journal.writer, self._gate)}
+        self._alive += [self._nursery.start(*self._argv, environ=environ, descriptors=given) for _ in range(n)]
 
-    def wait_until_all_are_ready(self) -> None:
+    def start_ready(self, n: int) -> None:
+        self.start(n)
+        self.journal.wait_ready(*self._alive)
+
+    def open_gate(self) -> None:
+        """Let all go on that have read a state and have not written it yet."""
+        if self._gate_keeper >= 0:
+            os.close(self._gate_keeper)
+        self._gate_keeper = -1
+
+    def let_all_meet(self) -> None:
+        """Have all read the same state, then let them write it: one is first."""
         for process in self._alive:
-            self.journal.wait_for("ready", where=lambda r, pid=process.pid: r.pid == pid)  # type: ignore[misc]
+            self.journal.wait_for("read", where=lambda r, pid=process.pid: r.pid == pid)  # type: ignore[misc]
+        self.open_gate()
+        self.journal.wait_for("conflict")
 
     def kill(self, which: int = 0) -> None:
         """Kill one, wherever it is, and take back what it held."""
         victim = self._alive.pop(which)
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
+        victim.kill()
         for worker in got(self.rig.store.workers()):
             if worker.pid == victim.pid:
                 got(self.rig.store.rescue(worker.id))
 
-    def kill_at_random_points(self, random: Random, *, until: Callable[[], bool]) -> int:
-        """Kill a random one after a random number of events and start another; return how many died."""
-        for kill in range(KILLS):
-            seen = len(self.journal.records)
-            for _ in range(random.randint(1, 12)):
-                if until():
-                    return kill
-                seen = self.journal.wait_for_more(seen)
+    def hand_in(self, specs: Sequence[TaskSpec]) -> None:
+        self.rig.submit(*specs)
+        self.journal.say_when_over([self.rig.store.watch(spec.ref.id) for spec in specs])
+
+    def wait_for_some(self, random: Random, *, n_max: int) -> None:
+        """Wait for a random number of events, or until everything has ended: then no more may come."""
+        seen = len(self.journal.records)
+        for _ in range(random.randint(1, n_max)):
+            if self.journal.is_over:
+                return
+            seen = self.journal.wait_for_more(seen)
+
+    def kill_at_random_points(self, portions: Sequence[Sequence[TaskSpec]]) -> None:
+        """Hand in a portion, kill a random one after a random number of events and start another, until all is done."""
+        random = Random()
+        self.open_gate()
+        for portion in portions:
+            self.hand_in(portion)
+            self.wait_for_some(random, n_max=12)
             self.kill(random.randrange(len(self._alive)))
             self.start(1)
-        return KILLS
 
     def close(self) -> None:
         while self._alive:
             self.kill()
         self.journal.close()
+        self.open_gate()
+        os.close(self._gate)
 
 
 @pytest.fixture
@@ -91,15 +115,21 @@ def rig(path: Path) -> Iterator[Rig]:
 
 
 @pytest.fixture
-def crew(rig: Rig, path: Path) -> Iterator[Callable[[str], Crew]]:
+def crew(rig: Rig, path: Path, nursery: Nursery) -> Iterator[Callable[[str], Crew]]:
     with ExitStack() as stack:
 
         def start(mode: str) -> Crew:
-            crew = Crew(rig, path, mode)
+            crew = Crew(rig, path, mode, nursery)
             stack.callback(crew.close)
             return crew
 
         yield start
+
+
+def portions(specs: Sequence[TaskSpec]) -> list[Sequence[TaskSpec]]:
+    """Return as many parts as there are kills: so there is always work when one comes, however late it is."""
+    size = len(specs) // KILLS
+    return [specs[n : n + size] for n in range(0, size * KILLS, size)]
 
 
 def counted(rig: Rig, thread_id: str) -> int:
@@ -108,20 +138,19 @@ def counted(rig: Rig, thread_id: str) -> int:
 
 def test_the_state_always_equals_the_number_of_tasks_that_succeeded(rig: Rig, crew: Callable[[str], Crew]) -> None:
     random = Random()
-    ids = [rig.put(thread_id=f"t{n % 4}", crashes_max=10**6) for n in range(200)]
-    workers, seen = crew("count"), 0
-    for _ in range(KILLS):
-        workers.start(2)
-        workers.wait_until_all_are_ready()
-        seen = len(workers.journal.records)
-        for _ in range(random.randint(1, 25)):
-            if not rig.number(State.READY) + rig.number(State.RUNNING):
-                break
-            seen = workers.journal.wait_for_more(seen)
+    specs = [rig.spec(thread_id=f"t{n % 4}", crashes_max=10**6) for n in range(204)]
+    workers, handed_in = crew("count"), list[TaskSpec]()
+    for portion in portions(specs):
+        workers.hand_in(portion)
+        handed_in += portion
+        workers.start_ready(2)
+        if not workers.journal.of("conflict"):
+            workers.let_all_meet()  # on the thread that both write to
+        workers.wait_for_some(random, n_max=25)
         workers.kill()
         workers.kill()
 
-        views = [rig.view(task_id) for task_id in ids]
+        views = [rig.view(spec.ref.id) for spec in handed_in]
         succeeded = [view for view in views if view.state is State.SUCCEEDED]
         assert counted(rig, "all") == rig.remembered("all").version == len(succeeded)
         for k in range(4):
@@ -129,23 +158,19 @@ def test_the_state_always_equals_the_number_of_tasks_that_succeeded(rig: Rig, cr
             assert counted(rig, thread_id) == sum(view.thread_id == thread_id for view in succeeded)
 
     assert succeeded
-    assert workers.journal.of("conflict"), "the two never met on the thread that both write to"
 
 
 def test_the_tasks_of_a_thread_run_one_at_a_time_and_in_order_while_workers_are_killed(
     rig: Rig, crew: Callable[[str], Crew]
 ) -> None:
-    specs = [rig.spec(thread_id=f"t{n % 5}", priority=n % 4, crashes_max=10**6) for n in range(150)]
-    rig.submit(*specs)
-    watches = [rig.store.watch(spec.ref.id) for spec in specs]
+    specs = [rig.spec(thread_id=f"t{n % 5}", priority=n % 4, crashes_max=10**6) for n in range(156)]
     workers = crew("count")
     workers.start(PROCESSES)
 
-    kills = workers.kill_at_random_points(Random(), until=lambda: all(watch.done for watch in watches))
-    outcomes = [watch.result(timeout_s=WAIT_S) for watch in watches]
+    workers.kill_at_random_points(portions(specs))
+    outcomes = [rig.store.watch(spec.ref.id).result(timeout_s=WAIT_S) for spec in specs]
 
     assert {outcome.state for outcome in outcomes} == {State.SUCCEEDED}
-    assert kills > KILLS // 2
     assert any(outcome.attempt > 1 for outcome in outcomes)
     thread_of = {spec.ref.id: spec.thread_id for spec in specs}
     for thread_id in dict.fromkeys(thread_of.values()):
@@ -161,10 +186,15 @@ def test_the_tasks_of_a_thread_run_one_at_a_time_and_in_order_while_workers_are_
 
 
 class Answerer:
-    """Answers whatever is open, from a store of its own, as fast as it hears of it."""
+    """Answers whatever is open, from a store of its own, as fast as it hears of it.
 
-    def __init__(self, path: Path, name: str) -> None:
+    Args:
+        step: 1 or -1: two who begin at different ends both come first somewhere.
+    """
+
+    def __init__(self, path: Path, name: str, step: int) -> None:
         self.name = name
+        self.step = step
         self.accepted: dict[tuple[int, str], str] = {}
         self.refused = 0
         self.store = SqliteStore(path, durability="normal")
@@ -176,9 +206,10 @@ class Answerer:
         seen = -1
         while True:
             seen = self.store.watch_inbox(seen).result(timeout_s=WAIT_S)
-            if self.over.is_set():
+            asks = got(self.store.asks())
+            if self.over.is_set():  # looked at last: what is asked after it is not for us
                 return
-            for ask in got(self.store.asks()):
+            for ask in asks[:: self.step]:
                 said = f"{self.name} says {ask.id}"
                 decision = Decision(
                     ask_id=ask.id,
@@ -203,15 +234,13 @@ class Answerer:
 def test_every_question_is_answered_exactly_once_while_workers_are_killed(
     rig: Rig, path: Path, crew: Callable[[str], Crew]
 ) -> None:
-    ids = [rig.put(thread_id=f"t{n % 15}", crashes_max=10**6) for n in range(60)]
-    watches = [rig.store.watch(task_id) for task_id in ids]
+    specs = [rig.spec(thread_id=f"t{n % 15}", crashes_max=10**6) for n in range(60)]
     workers = crew("ask")
-    workers.start(PROCESSES)
-    workers.wait_until_all_are_ready()
-    answerers = [Answerer(path, name) for name in ("ann", "bob")]
+    workers.start_ready(PROCESSES)
+    answerers = [Answerer(path, "ann", 1), Answerer(path, "bob", -1)]
 
-    kills = workers.kill_at_random_points(Random(), until=lambda: all(watch.done for watch in watches))
-    outcomes = [watch.result(timeout_s=WAIT_S) for watch in watches]
+    workers.kill_at_random_points(portions(specs))
+    outcomes = [rig.store.watch(spec.ref.id).result(timeout_s=WAIT_S) for spec in specs]
     for answerer in answerers:
         answerer.over.set()
     rig.put(queue="last")
@@ -222,9 +251,8 @@ def test_every_question_is_answered_exactly_once_while_workers_are_killed(
     ann, bob = (answerer.accepted for answerer in answerers)
     assert not ann.keys() & bob.keys()
     everything = ann | bob
-    assert everything.keys() == {(task_id, key) for task_id in ids for key in QUESTIONS}
-    for task_id, outcome in zip(ids, outcomes, strict=True):
+    assert everything.keys() == {(spec.ref.id, key) for spec in specs for key in QUESTIONS}
+    for spec, outcome in zip(specs, outcomes, strict=True):
         result = msgspec.json.decode(outcome.result or b"{}")
-        assert result == {key: everything[task_id, key] for key in QUESTIONS}
+        assert result == {key: everything[spec.ref.id, key] for key in QUESTIONS}
     assert min(len(ann), len(bob), *(answerer.refused for answerer in answerers)) > 0
-    assert kills > KILLS // 2

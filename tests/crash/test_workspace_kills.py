@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from random import Random
 import pytest
 
 from sennit.threads.workspace import Workspace
+from tests.crash.nursery import Nursery
 
 PROCESSES = 4
 EACH = 200
@@ -28,30 +30,23 @@ elif how == "async":
         for _ in range(each // 4):
             await asyncio.gather(*[workspace.update_context.aio("t", "n", lambda n: n + 1, default=0) for _ in range(4)])
     asyncio.run(main())
-else:
-    for _ in range(each): workspace.set_context("t", "n", workspace.get_context("t", "n", 0) + 1)
 """
 
-# Writes one value in many places, over and over, and says which it has finished. The value is large and of one letter.
-WRITE = """
+# Between reading and setting it waits until it is told to go on.
+UNPROTECTED = """
 import sys
 from sennit.threads.workspace import Workspace
-workspace, n = Workspace(sys.argv[1], broadcasts_bytes_max=2_500_000), int(sys.argv[2])
-while True:
-    n += 1
-    value = {"n": n, "text": chr(97 + n % 26) * 50_000}
-    workspace.set_context("t", "k", value)
-    workspace.share("d", value)
-    workspace.add_output("t", "o", value)
-    workspace.broadcast(value)
-    workspace.set_context("gone", "k", value)
-    workspace.delete("gone")
-    print(n, flush=True)
+workspace = Workspace(sys.argv[1])
+n = workspace.get_context("t", "n", 0)
+print("read", flush=True)
+sys.stdin.readline()
+workspace.set_context("t", "n", n + 1)
 """
 
 
 def run(code: str, *argv: object) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, argv)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", code, *map(str, argv)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def ended(programs: list[subprocess.Popen[str]]) -> list[int]:
@@ -71,11 +66,12 @@ def test_processes_that_update_one_value_lose_nothing(tmp_path: Path, how: str) 
 
 def test_reading_and_then_setting_loses_updates(tmp_path: Path) -> None:
     """What `update_context` is for: shows that the test above can fail."""
-    programs = [run(ADD, tmp_path, "unprotected", EACH) for _ in range(PROCESSES)]
+    programs = [run(UNPROTECTED, tmp_path) for _ in range(PROCESSES)]
+    assert [program.stdout.readline() for program in programs if program.stdout is not None] == ["read\n"] * PROCESSES
 
     assert ended(programs) == [0] * PROCESSES
 
-    assert Workspace(tmp_path).get_context("t", "n") < PROCESSES * EACH
+    assert Workspace(tmp_path).get_context("t", "n") == 1
 
 
 def whole(value: dict[str, object]) -> int:
@@ -86,20 +82,21 @@ def whole(value: dict[str, object]) -> int:
     return n
 
 
-def test_kills_in_the_middle_of_writes_leave_whole_values(tmp_path: Path) -> None:
+def test_kills_in_the_middle_of_writes_leave_whole_values(tmp_path: Path, nursery: Nursery) -> None:
     workspace, random, n = Workspace(tmp_path), Random(), 0
     heard: list[int] = []
     for _ in range(KILLS):
-        writer = run(WRITE, tmp_path, n)
-        assert writer.stdout is not None
+        reader, stdout = os.pipe()
+        writer = nursery.start("tests.crash.workspace_writer:main", str(tmp_path), str(n), descriptors={1: stdout})
+        os.close(stdout)
         acknowledged = []
-        for _ in range(random.randint(1, 5)):
-            acknowledged.append(int(writer.stdout.readline()))
-            assert whole(workspace.get_context("t", "k")) >= acknowledged[-1]
-            assert whole(workspace.shared("d")) >= acknowledged[-1]
-        writer.send_signal(signal.SIGKILL)
-        acknowledged += map(int, writer.stdout.read().split())
-        writer.communicate()
+        with os.fdopen(reader, encoding="ascii") as said:
+            for _ in range(random.randint(1, 5)):
+                acknowledged.append(int(said.readline()))
+                assert whole(workspace.get_context("t", "k")) >= acknowledged[-1]
+                assert whole(workspace.shared("d")) >= acknowledged[-1]
+            assert writer.kill() == -signal.SIGKILL
+            acknowledged += map(int, said.read().split())
 
         # What was acknowledged is there; the one after it may have come that far too, or only half the way.
         done = acknowledged[-1]

@@ -77,7 +77,7 @@ def test_a_window_429_that_the_proxy_saw_pauses_everybody(app: App) -> None:
     async def main(fake: FakeProvider, proxy: str) -> None:
         http = httpx2.AsyncClient(transport=AsyncLimitedTransport(app.limits, "pool"))
         async with app, client(fake.url, http) as ours, client(proxy) as theirs:
-            fake.exhaust(1.5)
+            fake.exhaust(1.5, at_next_call=True)
             with pytest.raises(openai.RateLimitError):
                 await chat(theirs)
             await asyncio.gather(*(chat(ours) for _ in range(5)))

@@ -25,7 +25,7 @@ from sennit.limit.strategies import LimitState, allowed, new_state, sample
 from sennit.model.order import HANDICAP_BY_NUMBER_US, Priority
 from sennit.model.provider import CallOutcome, Strategy
 
-PATIENCE_S = 5.0  # for an OS thread to be scheduled
+PATIENCE_S = 30.0  # for an OS thread to be scheduled
 PLACES = ("loop", "outside", "os thread")
 
 pick = st.integers(0, 1000)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from sennit.limit.cgroups import Cgroups, MemoryUse, affinity_cpus
+from sennit.limit.cgroups import Cgroups, MemoryUse
 from sennit.limit.load import DECISIONS_KEPT, LOOK_EVERY_US, TICK_S, TICK_WITHOUT_TRIGGERS_S, LoadManager
 from sennit.limit.pressure import Pressure
 from sennit.limit.shedding import Decision, LoadBounds
 from sennit.model.order import Priority
 from sennit.sync.clock import uptime_us
+from tests.busy import busy
 
 PSI = Path("/proc/pressure/cpu")
 WAIT_S = 30.0
@@ -345,11 +344,5 @@ def test_real_load_lowers_the_multiplier_within_seconds_and_nobody_asked() -> No
         finally:
             manager.close()
 
-    argv = [sys.executable, "-S", "-c", "while True: pass"]
-    children = [subprocess.Popen(argv) for _ in range(3 * affinity_cpus())]
-    try:
+    with busy():
         asyncio.run(run())
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -13,29 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sennit.limit.cgroups import Cgroups, affinity_cpus
+from sennit.limit.cgroups import Cgroups
 from sennit.limit.pressure import SPAN_MIN_US, Meter, Pressure, Pressures
 from sennit.sync.clock import uptime_us
+from tests.busy import busy
 
 PSI = Path("/proc/pressure/cpu")
 WAIT_S = 30.0
 
 needs_psi = pytest.mark.skipif(not PSI.exists(), reason="this kernel has no /proc/pressure (PSI)")
-
-
-@pytest.fixture
-def busy() -> Iterator[Callable[[], None]]:
-    """Starts three busy processes per core."""
-    children: list[subprocess.Popen[bytes]] = []
-
-    def start() -> None:
-        argv = [sys.executable, "-S", "-c", "while True: pass"]
-        children.extend(subprocess.Popen(argv) for _ in range(3 * affinity_cpus()))
-
-    yield start
-    for child in children:
-        child.kill()
-        child.wait()
 
 
 class Machine:
@@ -80,16 +63,16 @@ def set_triggers(pressure: Pressure, told: asyncio.Event) -> None:
         pytest.skip("this kernel lets us set no pressure trigger")
 
 
-async def wait_for_real_load(busy: Callable[[], None]) -> None:
+async def wait_for_real_load() -> None:
     pressure, told = of_this_machine(), asyncio.Event()
     set_triggers(pressure, told)
-    busy()
 
     shares: list[float | None] = []
-    while not shares or shares[-1] is None or shares[-1] < 0.6:
-        await asyncio.wait_for(told.wait(), WAIT_S)  # the first may be of before the load, or wrong
-        told.clear()
-        shares.append(pressure.sample().cpu)
+    with busy():
+        while not shares or shares[-1] is None or shares[-1] < 0.6:
+            await asyncio.wait_for(told.wait(), WAIT_S)  # the first may be of before the load, or wrong
+            told.clear()
+            shares.append(pressure.sample().cpu)
 
     pressure.close()
     assert len(shares) < 10
@@ -97,25 +80,25 @@ async def wait_for_real_load(busy: Callable[[], None]) -> None:
 
 
 @needs_psi
-def test_the_kernel_tells_of_real_load_and_nobody_asks(busy: Callable[[], None]) -> None:
-    asyncio.run(wait_for_real_load(busy))
+def test_the_kernel_tells_of_real_load_and_nobody_asks() -> None:
+    asyncio.run(wait_for_real_load())
 
 
 @needs_psi
-def test_after_stop_nobody_is_told_and_after_another_start_again(busy: Callable[[], None]) -> None:
+def test_after_stop_nobody_is_told_and_after_another_start_again() -> None:
     async def run() -> None:
         loop, told, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
         first, second = of_this_machine(), of_this_machine()
         set_triggers(first, told)
         first.stop()
         second.start(loop, again.set)
-        busy()
-        await asyncio.wait_for(again.wait(), WAIT_S)
-        assert not told.is_set()
-        assert not first.is_started
+        with busy():
+            await asyncio.wait_for(again.wait(), WAIT_S)
+            assert not told.is_set()
+            assert not first.is_started
 
-        first.start(loop, told.set)
-        await asyncio.wait_for(told.wait(), WAIT_S)
+            first.start(loop, told.set)
+            await asyncio.wait_for(told.wait(), WAIT_S)
         first.close()
         second.close()
 

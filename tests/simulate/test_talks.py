@@ -105,7 +105,7 @@ async def store_takes_late_writes(random: Random, loop: SimLoop) -> None:
     truth = sound_store(loop)
     states = truth._rows.states
 
-    def plan(writes: Sequence[StateWrite], *, task_id: int | None, now_us: int) -> list[StateView]:
+    def plan(writes: Sequence[StateWrite], *, task_id: int | None, now_us: int, check: Any) -> list[StateView]:
         present: dict[tuple[str, str], int] = {}
         taken = []
         for write in writes:
@@ -113,7 +113,7 @@ async def store_takes_late_writes(random: Random, loop: SimLoop) -> None:
             expected = present.get(chain, states.state(*chain).version) if write.expected >= 0 else write.expected
             present[chain] = expected + 1
             taken.append(msgspec.structs.replace(write, expected=expected))
-        return States.plan(states, taken, task_id=task_id, now_us=now_us)
+        return States.plan(states, taken, task_id=task_id, now_us=now_us, check=check)
 
     states.plan = plan  # type: ignore[method-assign, assignment]
     await converse(random, loop, truth=truth)

@@ -169,9 +169,13 @@ class FakeProvider:
         """
         return msgspec.json.decode(self._control("POST", "configure", knobs), type=Knobs)
 
-    def exhaust(self, reset_in_s: float) -> None:
-        """Use up the window: all calls are refused for so many seconds from now. 0 makes it whole again."""
-        self._control("POST", "exhaust", {"reset_in_s": reset_in_s})
+    def exhaust(self, reset_in_s: float, *, at_next_call: bool = False) -> None:
+        """Use up the window: all calls are refused for so many seconds. 0 makes it whole again.
+
+        Args:
+            at_next_call: the seconds count from the next call on, so a test is as quick as it likes in making it.
+        """
+        self._control("POST", "exhaust", {"reset_in_s": reset_in_s, "at_next_call": at_next_call})
 
     def inject(self, fault: Fault, count: int = 1) -> None:
         """Do this to the next `count` calls that would have been served, after those that are in line already."""

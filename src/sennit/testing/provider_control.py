@@ -5,7 +5,7 @@ GET  /control/wait?requests=5&…      the same, as soon as every count is at le
                                      408 after timeout_s, 10 by default
 GET  /control/knobs                  what is turned how
 POST /control/configure              {"rpm": 60, …}
-POST /control/exhaust                {"reset_in_s": 10}; 0 makes the window whole
+POST /control/exhaust                {"reset_in_s": 10, "at_next_call": false}; 0 makes the window whole
 POST /control/inject                 {"fault": "status_500", "count": 3}: the next calls that would have been served
 POST /control/reset                  counts from 0, whole limits
 """
@@ -60,6 +60,7 @@ class Exhaust(msgspec.Struct, forbid_unknown_fields=True):
     """Body of /control/exhaust."""
 
     reset_in_s: float
+    at_next_call: bool = False
 
 
 class Inject(msgspec.Struct, forbid_unknown_fields=True):
@@ -134,7 +135,8 @@ class Control:
                 self._server.configure(msgspec.json.decode(request.body, type=dict[str, object]))
                 _respond(connection, 200, self._server.knobs)
             case ("POST", "/control/exhaust"):
-                self._server.exhaust(msgspec.json.decode(request.body, type=Exhaust).reset_in_s)
+                exhaust = msgspec.json.decode(request.body, type=Exhaust)
+                self._server.exhaust(exhaust.reset_in_s, at_next_call=exhaust.at_next_call)
                 _respond(connection, 200, {})
             case ("POST", "/control/inject"):
                 inject = msgspec.json.decode(request.body, type=Inject)

@@ -122,6 +122,7 @@ class Limits:
         self._rates: dict[Dimension, Rate] = {}
         self._minute: Closed | None = None  # only while it refuses longer than it has said
         self._window: Closed | None = None
+        self._used_up_for_s: float | None = None  # with the next call
         self._window_began_s: float | None = None
         self._window_used = 0
         self._admitted = 0
@@ -133,8 +134,11 @@ class Limits:
         changed = (before.minute_s, before.minute) != (knobs.minute_s, knobs.minute)
         self._set_rates(knobs, now_s, changed=changed)
 
-    def exhaust(self, now_s: float, reset_in_s: float) -> None:
+    def exhaust(self, now_s: float, reset_in_s: float, *, at_next_call: bool = False) -> None:
         """Use up the window, so that it resets in so many seconds; 0 makes it whole again."""
+        self._used_up_for_s = reset_in_s if at_next_call else None
+        if at_next_call:
+            return
         self._window = Closed.at(now_s, reset_in_s, self._knobs.keeps_refusing_s) if reset_in_s else None
         self._window_began_s, self._window_used = None, 0
 
@@ -194,6 +198,8 @@ class Limits:
 
     def _window_refusal(self, now_s: float) -> Refusal | None:
         knobs = self._knobs
+        if self._used_up_for_s is not None:
+            self.exhaust(now_s, self._used_up_for_s)
         if self._window is not None and now_s >= self._window.opens_s:
             self._window = None
         if self._window is None and knobs.window_requests:

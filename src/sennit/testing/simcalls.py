@@ -42,7 +42,7 @@ CLIENTS: Final = ("k0", "k1")
 NAMES: Final = ("p", "q")
 ASKED: Final = ("p", "p", "p/m", "q")
 STRATEGIES: Final[tuple[Strategy, ...]] = ("fixed", "aimd", "gradient", "vegas")
-ROUNDS_MAX: Final = 400
+ROUNDS_MAX: Final = 120
 """Rounds of `QUIET_S` until all calls are made."""
 
 

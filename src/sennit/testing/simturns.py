@@ -24,8 +24,8 @@ def note_claims(truth: MemoryStore, note: Callable[[list[Claimed]], object]) -> 
     """Have `note` called with what is claimed, by whomever, inside the transaction that claims it."""
     claim = truth._rows.claim  # noqa: SLF001 - the one place that all claims come through
 
-    def noted(worker_id: int, queue: str, n: int, *, now_us: int) -> list[Claimed]:
-        tasks = claim(worker_id, queue, n, now_us=now_us)
+    def noted(worker_id: int, queue: str, n: int, *, takes: Callable[[str], bool], now_us: int) -> list[Claimed]:
+        tasks = claim(worker_id, queue, n, takes=takes, now_us=now_us)
         note(tasks)
         return tasks
 
