@@ -26,7 +26,9 @@
     │  └─ AskExpired (TimeoutError)   in the body: nobody said anything in time
     ├─ ThreadNotFound (LookupError)   no task, state or config of this thread_id
     ├─ ConcurrentModificationError (RuntimeError) a versioned value is not at the version it was changed from
-    ├─ LockTimeout (TimeoutError)     a file lock is held by somebody else; says by whom
+    ├─ LockTimeout (TimeoutError)     a lock is held by somebody else; says by whom
+    ├─ LockLost (RuntimeError)        a distributed lock is not held any more
+    ├─ Fenced (RuntimeError)          a write came under a lock that somebody else has by now
     ├─ WorkspaceTooLarge (ValueError) a value is over the workspace's ceiling
     ├─ StateTooLarge (ValueError)     a thread's state and config are over thread_memory_bytes_max
     ├─ LimitError                     a call may not be made now, by `provider`
@@ -38,9 +40,11 @@
     ├─ LeaseLost                      this attempt is no longer ours; its writes are refused
     ├─ BodyFailed                     a body raised in a worker process
     ├─ WorkerCrashed                  a worker process ended without an answer
+    ├─ ClusterUnavailable (ConnectionError) the Ray cluster cannot be reached
     ├─ StoreError (OSError)           the durable backend
     │  ├─ StoreUnavailable            cannot be opened, read-only, or closed
-    │  │  └─ StoreLocked
+    │  │  ├─ StoreLocked
+    │  │  └─ StoreMoved               to another URL: `sennit db copy`
     │  ├─ StoreCorrupt
     │  ├─ StoreFull
     │  └─ SchemaMismatch              written by a newer sennit, or not migrated
@@ -72,10 +76,25 @@ from sennit.errors.limits import (
     ProviderBusy,
     ProviderNotFound,
 )
-from sennit.errors.process import BodyFailed, WorkerCrashed
-from sennit.errors.shared import ConcurrentModificationError, LockTimeout, StateTooLarge, WorkspaceTooLarge
+from sennit.errors.process import BodyFailed, ClusterUnavailable, WorkerCrashed
+from sennit.errors.shared import (
+    ConcurrentModificationError,
+    Fenced,
+    LockLost,
+    LockTimeout,
+    StateTooLarge,
+    WorkspaceTooLarge,
+)
 from sennit.errors.simulation import BrokenPromise, Deadlock, SeedFailed, SimulationError, StepLimit, UnhandledError
-from sennit.errors.store import SchemaMismatch, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreUnavailable
+from sennit.errors.store import (
+    SchemaMismatch,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreLocked,
+    StoreMoved,
+    StoreUnavailable,
+)
 from sennit.errors.submit import (
     CyclicDependency,
     DuplicateKey,
@@ -121,13 +140,16 @@ __all__ = [
     "BrokenPromise",
     "BudgetExceeded",
     "CircuitOpen",
+    "ClusterUnavailable",
     "ConcurrentModificationError",
     "CyclicDependency",
     "Deadlock",
     "DuplicateKey",
+    "Fenced",
     "Interrupted",
     "LeaseLost",
     "LimitError",
+    "LockLost",
     "LockTimeout",
     "PayloadError",
     "PayloadTooLarge",
@@ -147,6 +169,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "StoreLocked",
+    "StoreMoved",
     "StoreUnavailable",
     "SubmitError",
     "TaskCancelled",

@@ -1,4 +1,4 @@
-"""A body in a worker process."""
+"""A body in a worker process, of this machine or of a cluster."""
 
 from __future__ import annotations
 
@@ -28,15 +28,24 @@ class WorkerCrashed(SennitError):
     """A worker process ended without an answer to its job.
 
     Attributes:
-        exitcode: its exit code, negative for the signal that ended it; None if the job never had a process.
-        by_request: `ProcessPool.kill` ended it.
+        exitcode: its exit code, negative for the signal that ended it; None if the job never had a process, or had one
+            on a cluster.
+        by_request: `kill` of the pool ended it.
     """
 
     code = "S312"
 
-    def __init__(self, exitcode: int | None, *, by_request: bool = False, starting: bool = False) -> None:
+    def __init__(
+        self, exitcode: int | None, *, by_request: bool = False, starting: bool = False, lost: str = ""
+    ) -> None:
         if by_request:
             super().__init__("the worker process was killed by request")
+        elif lost:
+            super().__init__(
+                f"the Ray task of the body was lost: {lost}",
+                why="its worker process, its node or the cluster has died; what Ray held of it is gone",
+                fix="nothing: the task is tried again, up to crashes_max; the logs of Ray say more",
+            )
         elif starting:
             super().__init__(
                 f"a worker process ended before it was ready (exit code {exitcode})",
@@ -51,3 +60,23 @@ class WorkerCrashed(SennitError):
             )
         self.exitcode = exitcode
         self.by_request = by_request
+
+
+class ClusterUnavailable(SennitError, ConnectionError):
+    """The Ray cluster cannot be reached; CPU bodies wait until it can.
+
+    Attributes:
+        address: as Ray was told, or "".
+        reason: what Ray says.
+    """
+
+    code = "S313"
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(
+            f"the Ray cluster {address or 'of this process'} cannot be reached: {reason}",
+            why="it is starting, its head is lost, or its token is another one; nothing durable is in it",
+            fix="start it with RAY_AUTH_MODE=token and the same token file, or unset `cluster` to run CPU bodies here",
+        )
+        self.address = address
+        self.reason = reason

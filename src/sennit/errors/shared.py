@@ -69,3 +69,46 @@ class StateTooLarge(SennitError, ValueError):
         self.thread_id = thread_id
         self.size_bytes = size_bytes
         self.size_bytes_max = size_bytes_max
+
+
+class LockLost(SennitError, RuntimeError):
+    """The lock is not held any more: its time was over before it was extended, or it was taken away by force.
+
+    Attributes:
+        name, token: which grant it was.
+    """
+
+    code = "S334"
+
+    def __init__(self, name: str, token: int, *, why: str = "") -> None:
+        super().__init__(
+            f"the lock {name!r} is not held any more with token {token}",
+            why=why or "its time was over before it was extended, it was released, or somebody took it by force",
+            fix="stop what it protected, and take the lock again; writes that carry its fence are refused once somebody "
+            "else has it",
+        )
+        self.name = name
+        self.token = token
+
+
+class Fenced(SennitError, RuntimeError):
+    """A write carried the token of a lock that somebody else holds, or has held, since; nothing was written.
+
+    Attributes:
+        name, token: of the lock the write was made under.
+        newest: the newest token of that name; 0 when the store knows none.
+    """
+
+    code = "S335"
+    exit_code = 4
+
+    def __init__(self, name: str, token: int, *, newest: int) -> None:
+        known = f"the newest token is {newest}" if newest else "the store knows no such token"
+        super().__init__(
+            f"a write under the lock {name!r} with token {token} was refused: {known}",
+            why="the lock was lost before the write arrived, and what was read under it may be old",
+            fix="take the lock again, read again, and repeat the change",
+        )
+        self.name = name
+        self.token = token
+        self.newest = newest

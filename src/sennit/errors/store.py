@@ -42,3 +42,10 @@ class SchemaMismatch(StoreError):
 
     code = "S405"
     exit_code = 78
+
+
+class StoreMoved(StoreUnavailable):
+    """What was in this store is in another one now (`sennit db copy`), or is being copied into this one."""
+
+    code = "S406"
+    exit_code = 78

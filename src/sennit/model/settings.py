@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from sennit.errors import SettingsError
+from sennit.model.route import checked_labels, checked_version
 
 
 def _knob(
@@ -57,11 +58,40 @@ class Settings:
         high=100_000,
         reason="agents mostly wait; 100 waiting bodies cost little, and each queue can have its own figure",
     )
+    labels: str = _knob(
+        "",
+        unit="",
+        reason="what this machine has that tasks may need, with commas: gpu,eu; a task goes only to a worker that has "
+        "all it needs; * is everything, for development",
+    )
+    version: str = _knob(
+        "",
+        unit="",
+        reason="of the code of this process: pinned tasks go only to workers of the version that submitted them",
+    )
     cpu_slots: int = _knob(
         0, unit="processes", low=0, high=1024, reason="0 is the number of usable cores; more only adds switching"
     )
     cpu_memory_bytes_max: int = _knob(
         0, unit="bytes", low=0, high=2**50, reason="0 is no limit; else a cpu body fails alone with MemoryError"
+    )
+    cluster: str = _knob(
+        "",
+        unit="",
+        reason="where CPU bodies run: empty is processes of this machine; ray, the Ray cluster that it is a node of; "
+        "ray://HOST:PORT, one elsewhere; [cluster] address in a file",
+    )
+    cluster_token_path: str = _knob(
+        "",
+        unit="",
+        reason="file with the token of the Ray cluster; empty is RAY_AUTH_TOKEN_PATH, else ~/.ray/auth_token; "
+        "[cluster] token_path in a file",
+    )
+    array_folder: str = _knob(
+        "",
+        unit="",
+        reason="where numpy arrays from 64 KiB on are kept; empty is beside a SQLite file; on several machines, a folder "
+        "that all of them mount",
     )
     payload_bytes_max: int = _knob(
         1_048_576,
@@ -144,6 +174,16 @@ class Settings:
     lock_timeout_s: float = _knob(
         30.0, unit="s", low=0.01, high=3600, reason="how long a foreign program may hold the write lock"
     )
+    listen_url: str = _knob(
+        "",
+        unit="",
+        reason="a direct way to PostgreSQL for what it has to say by itself, when the store's URL leads to a pooler; empty is that",
+    )
+    lock_url: str = _knob(
+        "",
+        unit="",
+        reason="where `app.lock` takes its locks: `redis://host:6379/0`; empty is the store, whose locks a fence proves best",
+    )
     no_worker_notice_s: float = _knob(
         2.0, unit="s", low=0.05, high=3600, reason="after this long result() says when nobody serves the queue"
     )
@@ -195,6 +235,8 @@ class Settings:
     def __post_init__(self) -> None:
         for knob in fields(self):
             _check(knob, getattr(self, knob.name))
+        checked_labels(self.labels, of_worker=True)
+        checked_version(self.version)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:

@@ -18,6 +18,7 @@ from sennit.model.lifecycle import State
 from sennit.model.order import Priority
 from sennit.model.provider import BudgetView, Permit
 from sennit.model.retry import CRASHES_MAX
+from sennit.model.route import fits
 from sennit.model.thread import AskSpec, StateWrite
 
 OnParentFailed = Literal["fail", "run", "cancel"]
@@ -60,6 +61,7 @@ class TaskSpec(msgspec.Struct, kw_only=True, gc=False):
         child_key: set when a running attempt submits: the same attempt, run again, finds its child by it.
         entry: under which conditions it may enter; None is always.
         provider: `name` or `name/model` of the provider its calls go to; "" is none. It is claimed with a permit.
+        route: what it needs of its worker (`model.route`); "" is nothing.
     """
 
     ref: Ref
@@ -81,6 +83,7 @@ class TaskSpec(msgspec.Struct, kw_only=True, gc=False):
     child_key: str | None = None
     entry: Entry | None = None
     provider: str = ""
+    route: str = ""
 
 
 class TaskOptions(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -233,7 +236,12 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class TaskView(msgspec.Struct, kw_only=True, frozen=True):
-    """One task as the CLI and the API show it. Times are store clock, µs since the epoch."""
+    """One task as the CLI and the API show it. Times are store clock, µs since the epoch.
+
+    Attributes:
+        reason: what a task that does not run waits for; of one that no living worker may run, `no worker with …`.
+        route: what it needs of its worker (`model.route`); "" is nothing.
+    """
 
     id: int
     handler: str
@@ -254,6 +262,7 @@ class TaskView(msgspec.Struct, kw_only=True, frozen=True):
     worker_id: int | None = None
     reason: str = ""
     provider: str = ""
+    route: str = ""
     result: bytes | None = None
     error: ErrorInfo | None = None
     payload: bytes = b""
@@ -288,18 +297,52 @@ class WorkerInfo(msgspec.Struct, kw_only=True, frozen=True):
         role: `worker` claims tasks; `client` only submits and waits.
         queues: queue → slots.
         expire_us: its lease, store clock.
+        home: the place, on its machine, in which its neighbours see whether it lives.
+        labels: what tasks may need of it, in order.
+        version: of its code; "" is none. Tasks may be pinned to it.
+        fenced: how often it had to stop what it ran because it could not renew its lease.
+        drains: it takes no more tasks, and ends when what it runs has.
+        listening: it hears what other machines tell it; else it looks by itself every second.
     """
 
     id: int
     pid: int
     host: str
     boot_id: str
+    home: str = ""
     role: Literal["worker", "client"] = "worker"
     queues: dict[str, int] = {}
     bell: str = ""
     started_us: int = 0
     expire_us: int = 0
     running: int = 0
+    labels: tuple[str, ...] = ()
+    version: str = ""
+    fenced: int = 0
+    drains: bool = False
+    listening: bool = True
+
+    def may_run(self, route: str, queue: str | None = None) -> bool:
+        """Return whether it claims tasks of this route, and of this queue if one is given."""
+        serves = self.role == "worker" and (queue is None or queue in self.queues)
+        return serves and fits(route, self.labels, self.version)
+
+
+class RouteView(msgspec.Struct, kw_only=True, frozen=True):
+    """Open tasks of one queue that need the same of their worker.
+
+    Attributes:
+        needs: the labels.  version: the code they are pinned to, "" if they are not.
+        live: how many are open.  ready: how many of these wait for a slot of such a worker.
+        workers: how many living workers may run them.
+    """
+
+    queue: str
+    needs: tuple[str, ...] = ()
+    version: str = ""
+    live: int = 0
+    ready: int = 0
+    workers: int = 0
 
 
 class Ledger(msgspec.Struct, kw_only=True, frozen=True):

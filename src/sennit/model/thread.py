@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from sennit.errors import SettingsError
+from sennit.model.lock import Fence
 
 OnBusy = Literal["enqueue", "reject", "interrupt", "rollback"]
 OnExpire = Literal["fail", "default", "escalate"]
@@ -60,6 +61,7 @@ class StateWrite(msgspec.Struct, kw_only=True, frozen=True):
         expected: the version it was made from; 0 for the first.
         data: JSON.
         operation_id: a repeat of an operation that is known to the thread writes nothing and is no conflict.
+        fences: of the locks it was made under; refused when one of them is old.
     """
 
     thread_id: str
@@ -67,6 +69,7 @@ class StateWrite(msgspec.Struct, kw_only=True, frozen=True):
     expected: int
     data: bytes
     operation_id: str | None = None
+    fences: tuple[Fence, ...] = ()
 
 
 class StateView(msgspec.Struct, kw_only=True, frozen=True):

@@ -1,7 +1,7 @@
 """Values become JSON and come back as the type that was asked for.
 
 Built on msgspec: its structs, dataclasses, TypedDicts, enums, datetimes and the rest of its types work as they are,
-pydantic models and paths through two hooks.
+pydantic models, paths and numpy arrays (`arrays`) through two hooks.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import datetime as dt
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import PurePath
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, get_origin
 
 import msgspec
 
 from sennit.errors import PayloadError, PayloadTooLarge, UsageError
+from sennit.sync import arrays
 
 T = TypeVar("T")
 
@@ -27,11 +28,13 @@ _MOMENTS: Final = ((dt.datetime, "date-time"), (dt.time, "time"))
 
 
 def to_plain(value: Any) -> Any:
-    """Return a form msgspec can encode of a value it cannot; for pydantic models.
+    """Return a form msgspec can encode of a value it cannot; for pydantic models, paths and numpy arrays.
 
     Raises:
         NotImplementedError: there is none.
     """
+    if arrays.is_array(value):
+        return arrays.plain_of(value)
     if isinstance(value, PurePath):
         return str(value)
     if hasattr(value, "model_dump"):
@@ -47,6 +50,9 @@ def from_plain(wanted: type, value: Any) -> Any:
     """
     if hasattr(wanted, "model_validate"):
         return wanted.model_validate(value)
+    if arrays.is_plain_array(value):
+        return arrays.revived(value)
+    wanted = get_origin(wanted) or wanted  # NDArray[float64] is a generic ndarray
     if isinstance(value, wanted):
         return value
     if issubclass(wanted, PurePath) and isinstance(value, str):
