@@ -10,9 +10,12 @@ import errno
 import os
 import re
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
-from sennit.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreUnavailable
+from sennit.errors import SennitError, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreUnavailable
+from sennit.store.database import Connection
+from sennit.store.moved import said_closed
 
 # SQLite's file locks do not hold there. Source: sqlite.org/wal.html, "does not work over a network filesystem".
 NETWORK_FILESYSTEMS = frozenset(
@@ -24,6 +27,51 @@ _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _UNAVAILABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
+
+
+class SqliteFile:
+    """One file, as `database.Backend`."""
+
+    begin = "BEGIN IMMEDIATE"
+    begin_read = "BEGIN"
+
+    def __init__(self, path: Path, *, durability: str = "full", lock_timeout_s: float = 30.0) -> None:
+        self.path = path
+        self._durability = durability
+        self._lock_timeout_s = lock_timeout_s
+
+    def connect(self, *, read_only: bool = False) -> sqlite3.Connection:
+        """Open one more connection.
+
+        Raises:
+            StoreError: it cannot be opened.
+        """
+        return connect(self.path, durability=self._durability, lock_timeout_s=self._lock_timeout_s, read_only=read_only)
+
+    def closed(self) -> StoreUnavailable:
+        """Return the error of a call that came after `close`."""
+        return closed(self.path)
+
+    def explain(self, error: BaseException) -> BaseException:
+        """Return the store's own error for one of SQLite or the operating system; any other as it is."""
+        foreign = isinstance(error, (sqlite3.Error, OSError)) and not isinstance(error, SennitError)
+        return explain(error, self.path) if foreign else error
+
+    def is_passing(self, error: BaseException) -> bool:
+        """Return False: what fails here fails again, until somebody does something."""
+        del error
+        return False
+
+    def roll_back(self, connection: Connection) -> None:
+        """End a transaction that failed, if it is still open: a full disk, or one that cannot be read, ends it."""
+        if connection.in_transaction:
+            with suppress(sqlite3.Error):  # what failed before is the news, and the transaction is over either way
+                connection.execute("ROLLBACK")
+
+    def may_try_again(self, connection: Connection, error: BaseException, tries: int) -> bool:
+        """Return False: see `is_passing`."""
+        del connection, error, tries
+        return False
 
 
 def connect(
@@ -102,6 +150,8 @@ def explain(error: BaseException, path: Path) -> StoreError:
         )
     if primary in _UNAVAILABLE:
         return _unavailable(text, path)
+    if primary == sqlite3.SQLITE_CONSTRAINT and (moved := said_closed(text, f"sqlite:///{path}")) is not None:
+        return moved
     if primary == sqlite3.SQLITE_IOERR:
         return StoreError(
             f"reading or writing {path} failed: {text}",
@@ -138,7 +188,7 @@ def _unavailable(text: str, path: Path) -> StoreUnavailable:
     )
 
 
-def closed(path: Path) -> StoreUnavailable:
+def closed(path: object) -> StoreUnavailable:
     """Return the error of a call that came after `close`."""
     return StoreUnavailable(f"the store {path} is closed", fix="use it inside `with app`, or open a new App")
 

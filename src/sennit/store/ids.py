@@ -6,12 +6,14 @@ lost with it; at a block per start, 63 bits last.
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sennit.errors import StoreError
+from sennit.store.database import Connection
+from sennit.store.operations import Beside
+from sennit.store.sql import Statement
 from sennit.sync.ack import Ack
 
 if TYPE_CHECKING:
@@ -21,12 +23,15 @@ if TYPE_CHECKING:
 BLOCK: Final = 1024
 _REFILL_BELOW: Final = 256
 
-_RESERVE: Final = "UPDATE sennit_meta SET value = value + ? WHERE name = 'next_id' RETURNING value"
+_RESERVE: Final = Statement(
+    "UPDATE sennit_meta SET value = value + ? WHERE name = 'next_id' RETURNING value",
+    "SELECT sennit_reserve(?)",  # a failover may have lost what was reserved last
+)
 
 _RETURN: Final = "UPDATE sennit_meta SET value = ? WHERE name = 'next_id' AND value = ?"
 
 
-def reserve(connection: sqlite3.Connection, n: int) -> range:
+def reserve(connection: Connection, n: int) -> range:
     """Reserve `n` ids inside a transaction."""
     end: int = connection.execute(_RESERVE, (n,)).fetchall()[0][0]
     return range(end - n, end)
@@ -48,7 +53,7 @@ class IdBlocks:
                 self._block = self._refill(n)
             taken, self._block = self._block[:n], self._block[n:]
             if len(self._block) < _REFILL_BELOW and self._next is None:
-                self._next = self._writer.put(lambda connection, _: reserve(connection, BLOCK))
+                self._next = self._writer.put(Beside(lambda connection, _: reserve(connection, BLOCK)))
         return taken
 
     def give_back(self) -> None:
@@ -57,7 +62,7 @@ class IdBlocks:
             left: list[range | Ack[range]] = [self._block] if self._next is None else [self._next, self._block]
             self._block, self._next = range(0), None
 
-        def operation(connection: sqlite3.Connection, _: Effects) -> None:
+        def operation(connection: Connection, _: Effects) -> None:
             for block in left:  # the newest first, each puts the next at the end
                 ids = block if isinstance(block, range) else block.wait() if block.done else range(0)
                 connection.execute(_RETURN, (ids.start, ids.stop))
@@ -71,4 +76,4 @@ class IdBlocks:
             with suppress(StoreError):  # it may have failed long ago, and the disk has room again: ask now
                 return waiting.wait()
         size = max(n, BLOCK)
-        return self._writer.put(lambda connection, _: reserve(connection, size)).wait()
+        return self._writer.put(Beside(lambda connection, _: reserve(connection, size))).wait()

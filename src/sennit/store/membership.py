@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import socket
-import sqlite3
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,36 +18,47 @@ import msgspec
 
 from sennit.errors import UsageError
 from sennit.model.task import Claim, WorkerInfo
+from sennit.store.database import Connection
+from sennit.store.ears import Ear, Ears
 from sennit.store.effects import Effects
 from sennit.store.ids import reserve
 from sennit.store.liveness import LifeLock
 from sennit.store.moves import look, over, time
-from sennit.store.peers import Peers
+from sennit.store.peers import Peers, home_of
 from sennit.store.protocol import Listener
-from sennit.store.wakeup import Bell, ring
 from sennit.sync.ack import call_in
-from sennit.sync.clock import boot_id
-
-_LOOK_AGAIN_MS = 1000
+from sennit.sync.clock import NowUs, boot_id
 
 
 class Membership:
     """What one process has registered.
 
     Args:
-        path: the database; the folder of life locks lies beside it.
+        folder: of the life locks.
+        ears: how processes hear each other.
         on_rung: called with the hints, on the ear's OS thread.
         missed: whether something may be stored that nobody will ring for again.
+        now_us: see `Peers`.
 
     Attributes:
         joined: a worker has joined, or is about to.
         worker: the row that others see, None before and after.
         lease_us: how long its lease lasts; 0 for a client.
+        lease_until_us: when it ends, as of the last commit; 0 for a client. Read from any OS thread.
         listener, loop: whom to tell, and where; None unless a worker has joined.
     """
 
-    def __init__(self, path: Path, *, on_rung: Callable[[int], None], missed: Callable[[], bool]) -> None:
-        self.folder = path.with_name(path.name + "-live")
+    def __init__(
+        self,
+        folder: Path,
+        ears: Ears,
+        *,
+        on_rung: Callable[[int], None],
+        missed: Callable[[], bool],
+        now_us: NowUs | None = None,
+    ) -> None:
+        self.folder = folder
+        self._ears = ears
         self._on_rung = on_rung
         self._missed = missed
         self.joined = False
@@ -59,13 +67,15 @@ class Membership:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.ids: set[int] = set()  # all that it ever registered with: what it holds may have been given to any
         self._client_id = 0
-        self.peers = Peers(self.folder)
+        self.peers = Peers(self.folder, now_us=now_us)
         self._registering = False
         self._is_back = False
         self.lease_us = 0
         self._lease_until_us = 0
+        self.lease_until_us = 0
         self._life: LifeLock | None = None
-        self._bell: Bell | None = None
+        self._ear: Ear | None = None
+        self._leaves: tuple[WorkerInfo, Listener | None, asyncio.AbstractEventLoop | None] | None = None
         self._met: list[WorkerInfo] = []
 
     @property
@@ -82,7 +92,7 @@ class Membership:
 
     def join(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         effects: Effects,
         worker: WorkerInfo,
         listener: Listener,
@@ -102,10 +112,11 @@ class Membership:
         except BaseException:
             self.joined = False
             raise
+        self.joined = True
         self.listener, self.loop = listener, loop
         self.meet(connection)
 
-    def be_known(self, connection: sqlite3.Connection, effects: Effects) -> None:
+    def be_known(self, connection: Connection, effects: Effects) -> None:
         """Have a row, as a client if no worker has joined: who waits for results needs a bell that workers can ring."""
         if self.worker is not None:
             self.register_again(connection, effects, self.worker.id, self.lease_us)
@@ -116,7 +127,7 @@ class Membership:
         )
         self._register(connection, effects, client, 0)
 
-    def _register(self, connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo, lease_us: int) -> None:
+    def _register(self, connection: Connection, effects: Effects, worker: WorkerInfo, lease_us: int) -> None:
         """Take the life lock, open the bell, write the row. A client that becomes a worker gives up its first row."""
         if self.worker is not None:
             over.move(connection, old_id=self.worker.id, new_id=worker.id)
@@ -128,12 +139,12 @@ class Membership:
                 over.move(connection, old_id=old_id, new_id=worker.id)
                 time.leave(connection, effects, old_id)
         self.folder.mkdir(exist_ok=True)
+        home = home_of(self.folder)
         life = LifeLock.hold(self.folder, str(worker.id))
         try:
-            if self._bell is None:
-                self._bell = Bell.open(self.folder, str(worker.id))
-                threading.Thread(target=self._listen, args=(self._bell,), name="sennit-ear", daemon=True).start()
-            worker = msgspec.structs.replace(worker, bell=self._bell.address, started_us=effects.now_us)
+            if self._ear is None:
+                self._ear = self._ears.listen(str(worker.id), self._on_rung, self._missed)
+            worker = msgspec.structs.replace(worker, bell=self._ear.address, home=home, started_us=effects.now_us)
             time.join(connection, effects, worker, lease_us)
         except BaseException:
             life.release()
@@ -145,45 +156,70 @@ class Membership:
         self.lease_us = lease_us
         self._lease_until_us = effects.now_us + lease_us
 
-    def leave(self, connection: sqlite3.Connection, effects: Effects) -> None:
+    def leave(self, connection: Connection, effects: Effects) -> None:
         """Unregister."""
         if self.worker is not None:
             time.leave(connection, effects, self.worker.id)
         if self.loop is not None:
             call_in(self.loop, self.peers.close)
+        if self.worker is not None:
+            self._leaves = self.worker, self.listener, self.loop
         self.worker = self.listener = self.loop = None
 
     def after_commit(self) -> tuple[list[WorkerInfo], bool]:
         """Return whom this transaction has met, and whether we were taken for dead: then nobody has rung us for a while."""
         met, self._met = self._met, []
         is_back, self._is_back = self._is_back, False
-        self._registering = False
+        self._registering, self._leaves = False, None
+        self.lease_until_us = self._lease_until_us if self.is_worker else 0
         return met, is_back
 
     def after_rollback(self) -> None:
         """Forget what this transaction has registered and whom it has met."""
+        self._lease_until_us = self.lease_until_us
         if self._registering:
             self.worker = self.listener = self.loop = None
             self.joined = False
+        if self._leaves is not None:  # its row is still there, and the transaction may be run once more
+            (self.worker, self.listener, self.loop), self._leaves = self._leaves, None
         self._registering = self._is_back = False
         self._met = []
-        if self._bell is not None:
-            ring([self._bell.address], 0)  # the ear looks again soon, if nobody else writes before
+        if self._ear is not None:
+            self._ear.wake()  # it looks again soon, if nobody else writes before
 
     def end(self) -> None:
         """After the last transaction: give up bell and life lock."""
         if self._life is not None:
             self._life.release()
             self._life = None
-        if self._bell is not None:
-            bell, self._bell = self._bell, None
-            ring([bell.address], 0)  # wakes the ear, which sees that it is over
+        if self._ear is not None:
+            ear, self._ear = self._ear, None
+            ear.close()
         if self.loop is not None:  # leaving failed
             call_in(self.loop, self.peers.close)
 
+    def describe(self, connection: Connection, worker: WorkerInfo) -> None:
+        """Replace what others see of the worker that has joined here; its bell, its start and how it listens stay."""
+        mine = self.worker
+        if mine is not None and mine.id == worker.id:
+            self.worker = msgspec.structs.replace(
+                worker, bell=mine.bell, home=mine.home, started_us=mine.started_us, listening=mine.listening
+            )
+            time.describe(connection, self.worker)
+
+    def listens(self, connection: Connection, *, listening: bool) -> None:
+        """Tell others whether notifications arrive here."""
+        if self.worker is not None and self.worker.listening != listening:
+            self.worker = msgspec.structs.replace(self.worker, listening=listening)
+            time.describe(connection, self.worker)
+
+    def may_run(self, route: str) -> bool:
+        """Whether this process claims tasks of a route."""
+        return self.worker is not None and self.worker.may_run(route)
+
     # ------------------------------------------------------------ the lease
 
-    def has_claimed(self, connection: sqlite3.Connection, effects: Effects, *, leased: bool) -> None:
+    def has_claimed(self, connection: Connection, effects: Effects, *, leased: bool) -> None:
         """See to it that what was claimed in this transaction has a lease: it was idle, and did not beat."""
         worker = self.worker
         if worker is None:
@@ -191,53 +227,39 @@ class Membership:
         if not leased:
             self._join_again(connection, effects, worker, self.lease_us)
         elif effects.now_us > self._lease_until_us - self.lease_us // 2:
-            time.heartbeat(connection, effects, worker.id, self.lease_us)
+            time.renew(connection, effects, worker.id, self.lease_us)
             self._lease_until_us = effects.now_us + self.lease_us
             effects.renewed = True
 
-    def register_again(self, connection: sqlite3.Connection, effects: Effects, worker_id: int, lease_us: int) -> None:
+    def was_renewed(self, now_us: int) -> None:
+        """The lease was renewed at a claim."""
+        self._lease_until_us = now_us + self.lease_us
+
+    def register_again(self, connection: Connection, effects: Effects, worker_id: int, lease_us: int) -> None:
         """Write our own row again if we were taken for dead: what we claim from now on must have a lease."""
         worker = self.worker
         if worker is not None and worker.id == worker_id and not time.registered(connection, worker_id):
             self._join_again(connection, effects, worker, lease_us)
 
-    def _join_again(self, connection: sqlite3.Connection, effects: Effects, worker: WorkerInfo, lease_us: int) -> None:
+    def _join_again(self, connection: Connection, effects: Effects, worker: WorkerInfo, lease_us: int) -> None:
         time.join(connection, effects, worker, lease_us)
         self._lease_until_us = effects.now_us + lease_us
         effects.renewed = self._is_back = True
 
-    def heartbeat(self, connection: sqlite3.Connection, effects: Effects, worker_id: int, lease_us: int) -> list[Claim]:
+    def heartbeat(self, connection: Connection, effects: Effects, worker_id: int, lease_us: int) -> list[Claim]:
         """Renew a lease, also of another; return what is held under it."""
-        self.register_again(connection, effects, worker_id, lease_us)
+        if not time.renew(connection, effects, worker_id, lease_us):
+            self.register_again(connection, effects, worker_id, lease_us)
         if worker_id == self.id:
             self._lease_until_us = effects.now_us + lease_us
-        return time.heartbeat(connection, effects, worker_id, lease_us)
+        return time.held(connection, worker_id)
 
     # ------------------------------------------------------------ the others
 
-    def bells(self, connection: sqlite3.Connection) -> list[str]:
+    def bells(self, connection: Connection) -> list[str]:
         """Return the addresses of all other processes."""
         return list(time.peers(connection, self.id).values())
 
-    def meet(self, connection: sqlite3.Connection) -> None:
+    def meet(self, connection: Connection) -> None:
         """Take note of all other processes, to watch them."""
         self._met = [w for w in look.workers(connection) if w.id != self.id]
-
-    def _listen(self, bell: Bell) -> None:
-        """The ear: an OS thread that sleeps until another process rings. Ends when the bell is given up.
-
-        While the store cannot be written (full, locked) nobody may ring again for what was missed: then, and only then,
-        it looks by itself.
-        """
-        waiter = select.poll()
-        waiter.register(bell.fileno(), select.POLLIN)
-        while True:
-            if not waiter.poll(_LOOK_AGAIN_MS if self._missed() else None):
-                self._on_rung(0)
-                continue
-            hints = bell.drain()
-            if self._bell is not bell:
-                break
-            if hints:
-                self._on_rung(hints)
-        bell.close()

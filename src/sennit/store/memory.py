@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from sennit.errors import ConcurrentModificationError, SubmitError
+from sennit.errors import ConcurrentModificationError, Fenced, SubmitError
 from sennit.model.admission import Bounds
 from sennit.model.lifecycle import Event, State
 from sennit.model.task import (
@@ -30,13 +30,15 @@ from sennit.model.task import (
     Ledger,
     LogLine,
     Outcome,
+    RouteView,
     Succeeded,
     TaskSpec,
     TaskView,
     WorkerInfo,
 )
 from sennit.store import memory_look as look
-from sennit.store.memory_calls import ProviderFace
+from sennit.store.memory_lock_face import LockFace
+from sennit.store.memory_locks import Fences
 from sennit.store.memory_prune import prune
 from sennit.store.memory_seats import Database, Worker
 from sennit.store.memory_submit import Plan
@@ -47,13 +49,14 @@ from sennit.sync.ack import Ack
 from sennit.sync.clock import NowUs, steady_clock, uptime_us, wall_us
 
 
-class MemoryStore(ProviderFace):
+class MemoryStore(LockFace):
     """One process's connection to a store in memory; `connect` makes further ones on the same data.
 
     For tests. Time passes in it only for who fires: without a worker nobody does, and what waits for a time waits on.
     """
 
     url = "memory://"
+    spans_hosts = False
 
     def __init__(self, *, now_us: NowUs | None = None, bounds: Bounds = UNBOUNDED) -> None:
         """Open a new, empty store.
@@ -107,6 +110,16 @@ class MemoryStore(ProviderFace):
         """Register this process."""
         return self._do(lambda now_us: self._seat.join(Worker(worker, lease_us, now_us + lease_us), listener, loop))
 
+    def describe(self, worker: WorkerInfo) -> Ack[None]:
+        """Tell others something new about the worker that has joined here."""
+        return self._do(lambda _: self._seat.describe(worker))
+
+    @property
+    def lease_until_us(self) -> int:
+        """Until when this process holds what it holds; 0 without a worker."""
+        worker = self._seat.worker
+        return 0 if worker is None else worker.expire_us
+
     def leave(self) -> Ack[None]:
         """Forget the standing order and the registration."""
         return self._do(lambda _: self._seat.leave())
@@ -149,16 +162,22 @@ class MemoryStore(ProviderFace):
         if not isinstance(ending, Succeeded):
             self._rows.finish(row, ending, now_us=now_us)
             return True
+        fences = Fences(self._database.locks, now_us=now_us)
         try:
-            writes = self._rows.states.plan(ending.writes, task_id=row.id, now_us=now_us)
+            writes = self._rows.states.plan(ending.writes, task_id=row.id, now_us=now_us, check=fences.check)
         except ConcurrentModificationError:
             return None
+        except Fenced as error:  # as with children
+            refusal = ErrorInfo(kind="Fenced", message=error.what, fix=error.fix)
+            self._rows.finish(row, Failed(ending.claim, refusal), now_us=now_us)
+            return True
         plan = self._plan(now_us=now_us, is_children=True, ending=row.id)
         try:
             plan.add(ending.children)
         except SubmitError as error:  # concerns this attempt only, not the other endings of the call
             self._rows.finish(row, Failed(ending.claim, ErrorInfo.of_refusal(error)), now_us=now_us)
             return True
+        fences.learn()
         self._rows.states.store(writes, versions_max=self._bounds.state_versions)
         self._rows.finish(row, ending, now_us=now_us)
         plan.store()
@@ -226,7 +245,13 @@ class MemoryStore(ProviderFace):
     def rescue(self, worker_id: int) -> Ack[int]:
         """Take back all a dead worker held."""
         why = f"worker {worker_id}, which ran it, has died"
-        return self._do(lambda now_us: self._database.rescue(worker_id, why, now_us=now_us))
+
+        def operation(now_us: int) -> int:
+            rescued = self._database.rescue(worker_id, why, now_us=now_us)
+            self._database.drop_locks(worker_id, now_us=now_us)
+            return rescued
+
+        return self._do(operation)
 
     def fire(self) -> Ack[int | None]:
         """Do all that is due."""
@@ -234,6 +259,7 @@ class MemoryStore(ProviderFace):
         def operation(now_us: int) -> int | None:
             self._rows.fire(now_us=now_us)
             self._database.rescue_lapsed(now_us=now_us)
+            self._database.locks.expire(now_us=now_us)
             self._rows.settle(
                 now_us=now_us, threads_max=self._bounds.threads_max
             )  # a turn that is passed on may be due
@@ -276,7 +302,7 @@ class MemoryStore(ProviderFace):
 
     def task(self, task_id: int) -> Ack[TaskView]:
         """Return one task."""
-        return self._do(lambda _: look.view(self._rows, self._row(task_id), full=True))
+        return self._do(lambda _: look.view(self._rows, self._row(task_id), self._database.living(), full=True))
 
     def tasks(
         self,
@@ -290,13 +316,23 @@ class MemoryStore(ProviderFace):
         """Return the newest tasks that match, newest first."""
         return self._do(
             lambda _: look.select(
-                self._rows, states=states, queue=queue, handler=handler, thread_id=thread_id, limit=limit
+                self._rows,
+                self._database.living(),
+                states=states,
+                queue=queue,
+                handler=handler,
+                thread_id=thread_id,
+                limit=limit,
             )
         )
 
     def counts(self) -> Ack[dict[str, dict[State, int]]]:
         """Return queue → state → number of live tasks."""
         return self._do(lambda _: look.counts(self._rows))
+
+    def routes(self) -> Ack[list[RouteView]]:
+        """Return what open tasks need of their worker."""
+        return self._do(lambda _: look.routes(self._rows, self._database.living()))
 
     def attempts(self, task_id: int) -> Ack[list[AttemptView]]:
         """Return the attempts that ended without success."""
@@ -341,4 +377,9 @@ class MemoryStore(ProviderFace):
 
     def prune(self, *, before_us: int, limit: int) -> Ack[int]:
         """Delete old ended tasks."""
-        return self._do(lambda _: prune(self._rows, before_us=before_us, limit=limit))
+
+        def operation(_: int) -> int:
+            self._database.locks.prune(before_us=before_us)
+            return prune(self._rows, before_us=before_us, limit=limit)
+
+        return self._do(operation)

@@ -11,10 +11,11 @@ from sennit.limit import governor
 from sennit.model.lifecycle import State
 from sennit.model.order import Priority
 from sennit.model.provider import ProviderView, split_name
-from sennit.model.task import Ledger, Outcome, TaskView
+from sennit.model.task import Ledger, Outcome, RouteView, TaskView, WorkerInfo
 from sennit.model.thread import AskKind, AskState, AskView, ThreadView
 from sennit.store.memory_asks import Ask
 from sennit.store.memory_rows import Row, Rows
+from sennit.store.routes import is_rival, no_worker, route_view
 
 
 def outcome(row: Row) -> Outcome:
@@ -22,7 +23,7 @@ def outcome(row: Row) -> Outcome:
     return Outcome(state=row.state, attempt=row.attempt, result=row.result, error=row.error)
 
 
-def view(rows: Rows, row: Row, *, full: bool) -> TaskView:
+def view(rows: Rows, row: Row, workers: Sequence[WorkerInfo], *, full: bool) -> TaskView:
     """Return one task as others see it; payload and result only when `full`."""
     spec = row.spec
     return TaskView(
@@ -43,16 +44,19 @@ def view(rows: Rows, row: Row, *, full: bool) -> TaskView:
         done_us=row.done_us,
         waiting_for=row.need if row.state is State.WAITING else 0,
         worker_id=row.worker_id,
-        reason=_reason(rows, row),
+        reason=_reason(rows, row, workers),
         provider=spec.provider,
+        route=spec.route,
         result=row.result if full else None,
         error=row.error,
         payload=spec.payload if full else b"",
     )
 
 
-def _reason(rows: Rows, row: Row) -> str:
+def _reason(rows: Rows, row: Row, workers: Sequence[WorkerInfo]) -> str:
     if row.state is State.READY:
+        if row.spec.route and not any(worker.may_run(row.spec.route, row.spec.queue) for worker in workers):
+            return no_worker(row.spec.route)
         return rows.providers.reason(row)
     if row.state is not State.WAITING:
         return row.reason
@@ -62,7 +66,14 @@ def _reason(rows: Rows, row: Row) -> str:
 
 
 def select(
-    rows: Rows, *, states: Sequence[State], queue: str | None, handler: str | None, thread_id: str | None, limit: int
+    rows: Rows,
+    workers: Sequence[WorkerInfo],
+    *,
+    states: Sequence[State],
+    queue: str | None,
+    handler: str | None,
+    thread_id: str | None,
+    limit: int,
 ) -> list[TaskView]:
     """Return the newest tasks that match, newest first."""
     found: list[TaskView] = []
@@ -72,7 +83,7 @@ def select(
         row = rows.tasks[task_id]
         wanted = ((queue, row.spec.queue), (handler, row.spec.handler), (thread_id, row.spec.thread_id))
         if (not states or row.state in states) and all(want in (None, have) for want, have in wanted):
-            found.append(view(rows, row, full=False))
+            found.append(view(rows, row, workers, full=False))
     return found
 
 
@@ -84,6 +95,13 @@ def counts(rows: Rows) -> dict[str, dict[State, int]]:
     return counted
 
 
+def routes(rows: Rows, workers: Sequence[WorkerInfo]) -> list[RouteView]:
+    """Return what open tasks need of their worker."""
+    live = Counter((r.spec.queue, r.spec.route) for r in rows.tasks.values() if r.state.live and r.spec.route)
+    ready = Counter((r.spec.queue, r.spec.route) for r in rows.tasks.values() if r.state is State.READY)
+    return [route_view(*key, live=n, ready=ready[key], workers=workers) for key, n in sorted(live.items())]
+
+
 def ledger(rows: Rows) -> Ledger:
     """Return the counts; `live` comes from the rows, the others were kept move by move."""
     live = sum(row.state.live for row in rows.tasks.values())
@@ -91,10 +109,15 @@ def ledger(rows: Rows) -> Ledger:
     return Ledger(live=live, **{name: rows.tally[name] for name in kept})
 
 
-def position(rows: Rows, row: Row) -> int | None:
+def position(rows: Rows, row: Row, workers: Sequence[WorkerInfo]) -> int | None:
     """Return how many tasks are claimed before one that is ready, or waits for its turn; None for another one."""
     if row.state is State.READY:
-        return rows.ready.rows(row.spec.queue).index(row)
+        line = rows.ready.rows(row.spec.queue)
+        ahead = line[: line.index(row)]
+        rivals = {
+            other.spec.route for other in ahead if is_rival(other.spec.route, row.spec.route, row.spec.queue, workers)
+        }
+        return sum(other.spec.route in rivals for other in ahead)
     if row.state is not State.WAITING or row.spec.thread_id is None or rows.turns.holds(row):
         return None
     return rows.turns.line(row.spec.thread_id).index(row)

@@ -1,8 +1,8 @@
-"""Who is ready in the memory store: per queue and provider a heap, and the first of those that may go.
+"""Who is ready in the memory store: per queue, provider and route a heap, and the first of those that may go.
 
-    queue ─┬─ ""            ─► (order_us, id) …      tasks without a provider may always go
-           ├─ "anthropic"   ─► (order_us, id) …      those with one while it has room; or their budget is spent
-           └─ "openai/gpt"  ─► (order_us, id) …
+    queue ─┬─ "", ""           ─► (order_us, id) …   tasks without a provider may always go
+           ├─ "anthropic", ""  ─► (order_us, id) …   those with one while it has room; or their budget is spent
+           └─ "", "gpu"        ─► (order_us, id) …   those of a route only to a worker that has what they need
 
 Entries whose task has moved on are dropped when they come to the top.
 """
@@ -29,12 +29,12 @@ class Ready:
 
     def __init__(self, tasks: Mapping[int, Row]) -> None:
         self._tasks = tasks
-        self._heaps: dict[str, dict[str, Heap]] = {}
+        self._heaps: dict[str, dict[tuple[str, str], Heap]] = {}
 
     def push(self, row: Row) -> None:
         """Note that a task is ready."""
         heaps = self._heaps.setdefault(row.spec.queue, {})
-        heappush(heaps.setdefault(row.spec.provider, []), (row.order_us, row.id))
+        heappush(heaps.setdefault((row.spec.provider, row.spec.route), []), (row.order_us, row.id))
 
     @property
     def queues(self) -> Collection[str]:
@@ -44,7 +44,7 @@ class Ready:
     def providers(self) -> Iterator[str]:
         """Yield whom ready tasks ask for a permit, as they name it."""
         for heaps in self._heaps.values():
-            yield from (provider for provider, heap in heaps.items() if provider and self._top(heap) is not None)
+            yield from (provider for (provider, _), heap in heaps.items() if provider and self._top(heap) is not None)
 
     def rows(self, queue: str) -> list[Row]:
         """Return the ready tasks of a queue, in order."""
@@ -52,17 +52,23 @@ class Ready:
         return [row for order_us, task_id in sorted(entries) if (row := self._live(order_us, task_id)) is not None]
 
     def first(
-        self, queue: str, *, may: Callable[[Row], T | None], also: Callable[[Row], T | None] | None
+        self,
+        queue: str,
+        *,
+        takes: Callable[[str], bool],
+        may: Callable[[Row], T | None],
+        also: Callable[[Row], T | None] | None,
     ) -> tuple[Row, T] | None:
         """Return the first task of a queue that may go, and what `may` says of it.
 
         Args:
+            takes: whether tasks of this route are looked at.
             may: None for a task that may not; then no other of its queue and provider may, either,
             also: but those of which this is not None.
         """
         found: list[tuple[int, int, Row, T]] = []
-        for heap in self._heaps.get(queue, {}).values():
-            top = self._top(heap)
+        for (_, route), heap in self._heaps.get(queue, {}).items():
+            top = self._top(heap) if takes(route) else None
             if top is None:
                 continue
             answer = may(top)

@@ -13,7 +13,7 @@ with `settle`, and afterwards take what there is to tell from `ended`, `stopped`
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 from typing import assert_never
 
@@ -124,12 +124,18 @@ class Rows:
 
     # ------------------------------------------------------------ claiming
 
-    def claim(self, worker_id: int, queue: str, n: int, *, now_us: int) -> list[Claimed]:
-        """Take at most `n` ready tasks, smallest `order_us` first, then smallest id; past those without a permit."""
+    def claim(self, worker_id: int, queue: str, n: int, *, takes: Callable[[str], bool], now_us: int) -> list[Claimed]:
+        """Take at most `n` ready tasks, smallest `order_us` first, then smallest id; past those without a permit.
+
+        `takes` says whether the worker may run tasks of a route.
+        """
         providers, claimed = self.providers, list[Claimed]()
         providers.serve()
         also = providers.spent if providers.budgets.accounts else None
-        while len(claimed) < n and (first := self.ready.first(queue, may=providers.may_go, also=also)) is not None:
+        while len(claimed) < n:
+            first = self.ready.first(queue, takes=takes, may=providers.may_go, also=also)
+            if first is None:
+                break
             row, answer = first
             row.state = move(row.state, Event.CLAIM)
             self.queued[queue] -= 1

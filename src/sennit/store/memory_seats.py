@@ -10,12 +10,13 @@ import asyncio
 import itertools
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sennit.errors import UsageError
 from sennit.model.task import Claim, Claimed, ErrorInfo, Outcome, WorkerInfo
+from sennit.store.memory_locks import Locks
 from sennit.store.memory_look import outcome
 from sennit.store.memory_rows import Rows
 from sennit.store.protocol import Listener
@@ -47,6 +48,7 @@ class Database:
         self.now_us = now_us
         self.lock = threading.RLock()
         self.rows = Rows()
+        self.locks = Locks()
         self.ids = itertools.count(1)
         self.log_seqs = itertools.count(1)
         self.workers: dict[int, Worker] = {}
@@ -63,7 +65,11 @@ class Database:
         if worker is None or worker.left:
             return []
         worker.renew_half_used(now_us=now_us)
-        return self.rows.claim(worker_id, queue, n, now_us=now_us)
+        return self.rows.claim(worker_id, queue, n, takes=worker.info.may_run, now_us=now_us)
+
+    def living(self) -> list[WorkerInfo]:
+        """Return the workers that take tasks."""
+        return [worker.info for worker in self.workers.values() if not worker.left and not worker.info.drains]
 
     def rescue(self, worker_id: int, why: str, *, now_us: int) -> int:
         """Take back all a worker holds and forget it; its attempts are told, if they can hear it."""
@@ -74,6 +80,11 @@ class Database:
         self.rows.providers.drop_holder(worker_id)
         self.workers.pop(worker_id, None)
         return len(held)
+
+    def drop_locks(self, worker_id: int, *, now_us: int) -> None:
+        """A process is dead: what it holds of locks is free. One whose lease has lapsed keeps them for their time."""
+        for seat in [seat for seat in self.seats if seat.worker_id == worker_id]:
+            self.locks.drop_seat(seat, now_us=now_us)
 
     def rescue_lapsed(self, *, now_us: int) -> None:
         """Rescue the workers whose lease is over and who hold something."""
@@ -94,6 +105,7 @@ class Database:
         leases = [expire_us for i, expire_us in others if self.holds(i) or expire_us > now_us]
         task_due_us = self.rows.next_due_us()
         dues = leases if task_due_us is None else [task_due_us, *leases]
+        dues += self.locks.next_due()
         return min([*dues, *self.rows.providers.wakes(self.rows.ready.providers())], default=None)
 
     def settle(self, *, now_us: int, threads_max: int) -> list[Settled]:
@@ -112,6 +124,8 @@ class Database:
         rows.ended.clear()
         settled += rows.providers.settled
         rows.providers.settled.clear()
+        settled += self.locks.settled
+        self.locks.settled.clear()
         return settled + self._settle_inbox() + self._settle_rooms()
 
     def _settle_inbox(self) -> list[Settled]:
@@ -140,14 +154,15 @@ class Database:
         abandoned += [ack for watcher, ack, _, _ in self.room_watches if watcher is seat]
         self.inbox_watches = [watch for watch in self.inbox_watches if watch[0] is not seat]
         self.room_watches = [watch for watch in self.room_watches if watch[0] is not seat]
+        abandoned += self.locks.abandon(seat, now_us=self.now_us())
         return abandoned + self.rows.providers.abandon(seat.holder, is_gone=seat.worker is None)
 
     def _press(self) -> None:
         """Tell of urgent tasks that became ready, if one is still there, those who have no order left for it."""
         for queue in self.rows.pressed:
-            if any(row.is_urgent for row in self.rows.ready.rows(queue)):
-                for seat in self.seats:
-                    seat.tell_pressed(queue)
+            urgent = {row.spec.route for row in self.rows.ready.rows(queue) if row.is_urgent}
+            for seat in self.seats if urgent else ():
+                seat.tell_pressed(queue, urgent)
         self.rows.pressed.clear()
 
     def _serve(self, *, now_us: int) -> None:
@@ -210,6 +225,11 @@ class Seat:
         self._listener, self._told_due_us = (listener, loop), None
         self._database.rows.turns.look_for_room()  # this process may have other bounds
 
+    def describe(self, info: WorkerInfo) -> None:
+        """Replace what others know of the worker that has joined here."""
+        if self.worker is not None and self.worker.info.id == info.id:
+            self.worker.info = info
+
     def leave(self) -> None:
         """Forget the standing order and the registration; what is held keeps its lease."""
         self.wants.clear()
@@ -262,9 +282,11 @@ class Seat:
             listener, loop = self._listener
             call_in(loop, listener.on_claimed, tasks)
 
-    def tell_pressed(self, queue: str) -> None:
-        """Tell the listener of an urgent task in a queue of this process for which no order is left."""
+    def tell_pressed(self, queue: str, routes: Collection[str]) -> None:
+        """Tell the listener of an urgent task in a queue of this process, of one of `routes`, for which no order is left."""
         if self._listener is None or self.worker is None or queue in self.wants:
+            return
+        if not any(self.worker.info.may_run(route) for route in routes):
             return
         if queue in self.worker.info.queues or queue in self._wanted:
             listener, loop = self._listener

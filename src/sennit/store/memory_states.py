@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from sennit.errors import ConcurrentModificationError
+from sennit.model.lock import Fence
 from sennit.model.thread import STATE, StateView, StateWrite
 
 
@@ -85,17 +86,26 @@ class States:
 
     # ------------------------------------------------------------ writing
 
-    def plan(self, writes: Iterable[StateWrite], *, task_id: int | None, now_us: int) -> list[StateView]:
+    def plan(
+        self,
+        writes: Iterable[StateWrite],
+        *,
+        task_id: int | None,
+        now_us: int,
+        check: Callable[[Iterable[Fence]], None],
+    ) -> list[StateView]:
         """Return the versions that these writes make, or made when their operations were new; change nothing.
 
         Raises:
             ConcurrentModificationError: a write was not made from the present version, or the one planned before it.
+            Fenced: `check` has refused the fences of a write that is new.
         """
         planned: list[StateView] = []
         for write in writes:
             mine = [v for v in planned if (v.thread_id, v.name) == (write.thread_id, write.name)]
             known = self._known(write, mine)
             if known is None:
+                check(write.fences)
                 present = max([self.state(write.thread_id, write.name).version, *(v.version for v in mine)])
                 if write.expected != present:
                     raise ConcurrentModificationError(write.thread_id, write.expected, present)

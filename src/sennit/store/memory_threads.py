@@ -24,6 +24,7 @@ from sennit.model.task import Claim
 from sennit.model.thread import STATE, AskKind, AskState, AskView, Decision, StateView, StateWrite, ThreadView
 from sennit.store import memory_look as look
 from sennit.store.memory_asks import Ask, Signal, event_answer
+from sennit.store.memory_locks import Fences
 from sennit.store.memory_rows import Row
 from sennit.store.memory_seats import Database, Seat
 from sennit.sync.ack import Ack, resolve_all
@@ -123,7 +124,9 @@ class ThreadFace(Connection):
 
         def operation(now_us: int) -> list[StateView]:
             task_id = None if claim is None else self._held(claim).id
-            planned = self._rows.states.plan(writes, task_id=task_id, now_us=now_us)
+            fences = Fences(self._database.locks, now_us=now_us)
+            planned = self._rows.states.plan(writes, task_id=task_id, now_us=now_us, check=fences.check)
+            fences.learn()
             return self._rows.states.store(planned, versions_max=self._bounds.state_versions)
 
         return self._do(operation)
@@ -247,7 +250,7 @@ class ThreadFace(Connection):
 
     def position(self, task_id: int) -> Ack[int | None]:
         """Return how many tasks are claimed before this one."""
-        return self._do(lambda _: look.position(self._rows, self._row(task_id)))
+        return self._do(lambda _: look.position(self._rows, self._row(task_id), self._database.living()))
 
 
 def _closed() -> StoreUnavailable:

@@ -23,10 +23,12 @@ from sennit.model.task import (
     Ledger,
     LogLine,
     Outcome,
+    RouteView,
     TaskSpec,
     TaskView,
     WorkerInfo,
 )
+from sennit.store.protocol_locks import LockStore
 from sennit.store.protocol_providers import ProviderStore
 from sennit.store.protocol_threads import ThreadStore
 from sennit.sync.ack import Ack
@@ -48,11 +50,11 @@ class Listener(Protocol):
         """The process of this worker has died; what it held can be rescued."""
 
     def on_pressed(self, queue: str) -> None:
-        """An urgent task of `queue` is ready, and no standing order of this process is left for it."""
+        """An urgent task of `queue` that this worker may run is ready, and none of its standing order is left for it."""
 
 
 @runtime_checkable
-class Store(ThreadStore, ProviderStore, Protocol):
+class Store(ThreadStore, ProviderStore, LockStore, Protocol):
     """A durable backend. `testing.contract.StoreContract` runs against SQLite, memory and anybody's own."""
 
     url: str
@@ -106,6 +108,23 @@ class Store(ThreadStore, ProviderStore, Protocol):
     ) -> Ack[None]:
         """Register this process; from now on it can claim and is told. One worker per store object."""
 
+    def describe(self, worker: WorkerInfo) -> Ack[None]:
+        """Tell others something new about the worker that has joined here: what `workers` says of it.
+
+        Its lease and its bell stay. One that drains does not count among those that may run a task. Harmless when it has left.
+        """
+
+    @property
+    def spans_hosts(self) -> bool:
+        """Whether processes of several machines are at it: then an idle worker beats, too, for only its lease tells."""
+
+    @property
+    def lease_until_us(self) -> int:
+        """Until when this process holds what it holds, store clock, as of its last commit; 0 without a worker.
+
+        Never later than what the store knows: it is counted from before the transaction that renewed.
+        """
+
     def leave(self) -> Ack[None]:
         """Forget the standing order and the registration.
 
@@ -131,6 +150,8 @@ class Store(ThreadStore, ProviderStore, Protocol):
         """Take at most `n` ready tasks of `queue`, in order; none twice, by whomever it is called.
 
         A worker that has not joined, or has left, claims nothing.
+        A task with a route goes only to a worker that has all the labels it needs, and the version it is pinned to; the
+        standing order passes over the others, and a plain task behind them is not held up.
         Renews the worker's lease when that is more than half used.
         """
 
@@ -249,10 +270,19 @@ class Store(ThreadStore, ProviderStore, Protocol):
         thread_id: str | None = None,
         limit: int = 100,
     ) -> Ack[list[TaskView]]:
-        """Return the newest tasks that match, newest first, without payload and result."""
+        """Return the newest tasks that match, newest first, without payload and result.
+
+        Of a ready task that no living worker of its queue may run the reason says so: `no worker with gpu`.
+        """
 
     def counts(self) -> Ack[dict[str, dict[State, int]]]:
         """Return queue → state → number of live tasks."""
+
+    def routes(self) -> Ack[list[RouteView]]:
+        """Return what open tasks need of their worker, by queue and route; plain ones are left out.
+
+        Counts each once, whatever state it is in: a suspended task needs its worker as well, when it goes on.
+        """
 
     def attempts(self, task_id: int) -> Ack[list[AttemptView]]:
         """Return the attempts that failed, crashed or were cancelled, oldest first."""
@@ -264,7 +294,10 @@ class Store(ThreadStore, ProviderStore, Protocol):
         """Return log lines of a task after `after_seq`, oldest first."""
 
     def workers(self) -> Ack[list[WorkerInfo]]:
-        """Return the processes that have joined and are not known to be dead."""
+        """Return the processes that have joined and are not known to be dead.
+
+        A worker of another machine whose lease has lapsed counts as dead where the store spans hosts.
+        """
 
     def ledger(self) -> Ack[Ledger]:
         """Return the counts, all of one moment."""

@@ -134,7 +134,7 @@ class ThreadStore(Protocol):
     def position(self, task_id: int) -> Ack[int | None]:
         """Return how many tasks are claimed before this one if nothing more is handed in; None unless it waits for that.
 
-        Ready: those of its queue before it. Waiting for its thread's turn: those of its thread before it.
+        Ready: those of its queue before it that a worker may run which may run it, too. Waiting for its thread's turn: those of its thread before it.
 
         Raises:
             TaskNotFound: not in the store.

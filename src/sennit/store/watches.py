@@ -13,19 +13,20 @@ writer's OS thread only, except what `_lock` guards.
 
 from __future__ import annotations
 
-import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sennit.errors import TaskNotFound
 from sennit.model.task import Outcome
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.moves import look
+from sennit.store.operations import Look
 from sennit.sync.ack import Ack, resolve_all
 
 _LOOKS_MAX = 512  # in one operation: others, in this process and outside, want to write in between
 
-Operation = Callable[[sqlite3.Connection, Effects], None]
+Operation = Callable[[Connection, Effects], None]
 Watch = tuple[int, Ack[Outcome]]
 Answer = tuple[Ack[Outcome], Outcome | None, BaseException | None]
 
@@ -74,12 +75,13 @@ class Watches:
         """Look at many in one operation: one each would spend more on savepoints than on looking."""
         taken: list[Watch] = []
 
-        def operation(connection: sqlite3.Connection, effects: Effects) -> None:
-            asked, more = self._take_asked(_LOOKS_MAX)
-            taken.extend(asked)
-            if more:
-                self._look_soon()
-            answers, waiting = _look_at(connection, asked)
+        def operation(connection: Connection, effects: Effects) -> None:
+            if not taken:  # else the transaction is run once more
+                asked, more = self._take_asked(_LOOKS_MAX)
+                taken.extend(asked)
+                if more:
+                    self._look_soon()
+            answers, waiting = _look_at(connection, taken)
             if waiting:
                 self._be_known(connection, effects)
             self._answers += answers  # from here on nothing can fail
@@ -93,7 +95,7 @@ class Watches:
                 failed = taken or self._take_asked()[0]  # it failed before it could begin
                 resolve_all([(ack, None, error) for _, ack in failed])
 
-        self._put(operation).add_done_callback(looked)
+        self._put(Look(operation)).add_done_callback(looked)
 
     def go(self, task_ids: Iterable[int]) -> bool:
         """These run here no more; True if somebody rides, and a transaction must follow.
@@ -126,9 +128,11 @@ class Watches:
     def _wait(self, task_id: int, ack: Ack[Outcome], now_us: int) -> None:
         if not self._acks:
             self._looked_us = self._looks_us = now_us
-        self._acks.setdefault(task_id, []).append(ack)
+        waiting = self._acks.setdefault(task_id, [])
+        if ack not in waiting:  # a transaction that is run once more asks again
+            waiting.append(ack)
 
-    def settle_riding(self, connection: sqlite3.Connection, *, now_us: int) -> None:
+    def settle_riding(self, connection: Connection, *, now_us: int) -> None:
         """Look at what those who ride along wait for."""
         if self._riding:
             with self._lock:
@@ -139,15 +143,21 @@ class Watches:
         if self._unsure:
             self.settle(connection, self._unsure)
 
-    def settle(self, connection: sqlite3.Connection, task_ids: Iterable[int]) -> None:
+    def settle(self, connection: Connection, task_ids: Iterable[int]) -> None:
         """Look whether these have ended."""
-        for task_id in task_ids:
-            if task_id in self._acks:
-                outcome = look.outcome(connection, task_id)
-                if outcome is not None:
-                    self._found.append((task_id, outcome))
+        watched = [task_id for task_id in task_ids if task_id in self._acks]
+        if watched:
+            self._found += look.ended_of(connection, watched).items()
 
-    def settle_others(self, connection: sqlite3.Connection, *, now_us: int) -> None:
+    def settle_known(self, outcomes: Mapping[int, Outcome]) -> None:
+        """These have ended in this transaction."""
+        self._found += [(task_id, outcome) for task_id, outcome in outcomes.items() if task_id in self._acks]
+
+    def settle_all(self, connection: Connection) -> None:
+        """Look at all that is watched: where transactions commit side by side, none knows since when to look."""
+        self.settle(connection, list(self._acks))
+
+    def settle_others(self, connection: Connection, *, now_us: int) -> None:
         """Look at what ended since the last look, in whatever process; not at all that is watched."""
         if self._acks:
             self._looks_us = now_us
@@ -179,18 +189,16 @@ class Watches:
         resolve_all([(ack, None, error) for ack in acks])
 
 
-def _look_at(connection: sqlite3.Connection, watches: Iterable[Watch]) -> tuple[list[Answer], list[Watch]]:
+def _look_at(connection: Connection, watches: Sequence[Watch]) -> tuple[list[Answer], list[Watch]]:
     """Return the answers for those that have ended or are unknown, and the others."""
     answers: list[Answer] = []
     waiting: list[Watch] = []
+    known = look.outcomes(connection, {task_id for task_id, _ in watches})
     for task_id, ack in watches:
-        try:
-            outcome = look.outcome(connection, task_id)
-        except TaskNotFound as error:
-            answers.append((ack, None, error))
+        if task_id not in known:
+            answers.append((ack, None, TaskNotFound(task_id)))
+        elif (outcome := known[task_id]) is None:
+            waiting.append((task_id, ack))
         else:
-            if outcome is None:
-                waiting.append((task_id, ack))
-            else:
-                answers.append((ack, outcome, None))
+            answers.append((ack, outcome, None))
     return answers, waiting

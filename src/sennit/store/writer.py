@@ -12,16 +12,13 @@ and retries (up to 100 ms between looks).
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
-from sennit.errors import SennitError
-from sennit.store.connect import closed, explain
+from sennit.store.database import Backend, Connection
 from sennit.sync.ack import Ack, LoopCall, resolve_all
 
 T = TypeVar("T")
@@ -29,15 +26,16 @@ E_co = TypeVar("E_co", covariant=True)
 E = TypeVar("E")
 
 Settled = tuple[Ack[Any], Any, BaseException | None]
+Item = tuple[Callable[[Connection, Any], Any], Ack[Any]]
 
 
 class Batch(Protocol[E]):
     """What the store does around the operations of one transaction."""
 
-    def begin(self, connection: sqlite3.Connection) -> E:
+    def begin(self, connection: Connection) -> E:
         """Open the effects of one operation, after BEGIN IMMEDIATE."""
 
-    def before_commit(self, connection: sqlite3.Connection, effects: list[E]) -> None:
+    def before_commit(self, connection: Connection, effects: list[E]) -> None:
         """Do what the effects ask for, in the same transaction."""
 
     def after_commit(self, effects: list[E], settled: list[Settled]) -> list[LoopCall]:
@@ -55,19 +53,19 @@ class Writer(Generic[E]):
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
-        path: Path,
+        connection: Connection,
+        backend: Backend,
         *,
         pen: AbstractContextManager[Any],
         batch: Batch[E],
         batch_max: int,
     ) -> None:
         self._connection = connection
-        self._path = path
+        self._backend = backend
         self._pen = pen
         self._batch = batch
         self._batch_max = batch_max
-        self._queue: SimpleQueue[tuple[Callable[[sqlite3.Connection, E], Any], Ack[Any]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Callable[[Connection, E], Any], Ack[Any]] | None] = SimpleQueue()
         self._gate = threading.Lock()  # orders `put` against `close`: nothing is queued behind the end mark
         self._closed = False
         self.commits = 0
@@ -75,14 +73,14 @@ class Writer(Generic[E]):
         self._thread = threading.Thread(target=self._run, name="sennit-writer", daemon=True)
         self._thread.start()
 
-    def put(self, operation: Callable[[sqlite3.Connection, E], T]) -> Ack[T]:
+    def put(self, operation: Callable[[Connection, E], T]) -> Ack[T]:
         """Queue an operation; its ack resolves after the commit. From any OS thread, never blocks."""
         ack: Ack[T] = Ack()
         with self._gate:
             if not self._closed:
                 self._queue.put((operation, ack))
                 return ack
-        return Ack.failed_with(closed(self._path))
+        return Ack.failed_with(self._backend.closed())
 
     def close(self) -> None:
         """Commit what was queued, then end the OS thread. Idempotent."""
@@ -113,47 +111,48 @@ class Writer(Generic[E]):
         self._connection.close()
         self._batch.end()
 
-    def _commit(
-        self, todo: list[tuple[Callable[[sqlite3.Connection, E], Any], Ack[Any]]]
-    ) -> tuple[list[Settled], list[LoopCall]]:
+    def _commit(self, todo: list[Item]) -> tuple[list[Settled], list[LoopCall]]:
         """Run a batch in one transaction; return how each ack is to be settled, and what to call beside."""
-        connection, alone = self._connection, len(todo) == 1
+        tries = 0
+        while True:
+            try:
+                with self._pen:
+                    settled, effects = self._transact(todo)
+            except BaseException as error:  # noqa: BLE001 - every waiter must hear of it; the writer lives on
+                self._backend.roll_back(self._connection)
+                self._batch.after_rollback()
+                tries += 1
+                if not self._backend.may_try_again(self._connection, error, tries):
+                    failure = self._backend.explain(error)
+                    return [(ack, None, failure) for _, ack in todo], []
+            else:
+                self.commits += 1
+                self.operations += len(todo)
+                return settled, self._batch.after_commit(effects, settled)
+
+    def _transact(self, todo: list[Item]) -> tuple[list[Settled], list[E]]:
+        connection, backend, alone = self._connection, self._backend, len(todo) == 1
         settled: list[Settled] = []
         effects: list[E] = []
-        try:
-            with self._pen:
-                connection.execute("BEGIN IMMEDIATE")
-                for operation, ack in todo:
-                    effect = self._batch.begin(connection)
-                    if not alone:
-                        connection.execute("SAVEPOINT operation")
-                    try:
-                        value = operation(connection, effect)
-                    except BaseException as error:
-                        if not connection.in_transaction:
-                            raise  # SQLite gave the whole transaction up (disk full, I/O error)
-                        connection.execute("ROLLBACK" if alone else "ROLLBACK TO operation")
-                        settled.append((ack, None, self._error(error)))
-                        if alone:
-                            connection.execute("BEGIN IMMEDIATE")
-                    else:
-                        settled.append((ack, value, None))
-                        effects.append(effect)
-                    if not alone:
-                        connection.execute("RELEASE operation")
-                self._batch.before_commit(connection, effects)
-                connection.execute("COMMIT")
-        except BaseException as error:  # noqa: BLE001 - every waiter must hear of it; the writer lives on
-            if connection.in_transaction:
-                with suppress(sqlite3.Error):  # what failed before is the news, and the transaction is over either way
-                    connection.execute("ROLLBACK")
-            self._batch.after_rollback()
-            failure = self._error(error)
-            return [(ack, None, failure) for _, ack in todo], []
-        self.commits += 1
-        self.operations += len(todo)
-        return settled, self._batch.after_commit(effects, settled)
-
-    def _error(self, error: BaseException) -> BaseException:
-        foreign = isinstance(error, (sqlite3.Error, OSError)) and not isinstance(error, SennitError)
-        return explain(error, self._path) if foreign else error
+        connection.execute(backend.begin)
+        for operation, ack in todo:
+            effect = self._batch.begin(connection)
+            if not alone:
+                connection.execute("SAVEPOINT operation")
+            try:
+                value = operation(connection, effect)
+            except BaseException as error:
+                if not connection.in_transaction or backend.is_passing(error):
+                    raise  # the whole transaction is given up (disk full, connection lost, deadlock)
+                connection.execute("ROLLBACK" if alone else "ROLLBACK TO SAVEPOINT operation")
+                settled.append((ack, None, backend.explain(error)))
+                if alone:
+                    connection.execute(backend.begin)
+            else:
+                settled.append((ack, value, None))
+                effects.append(effect)
+            if not alone:
+                connection.execute("RELEASE SAVEPOINT operation")
+        self._batch.before_commit(connection, effects)
+        connection.execute("COMMIT")
+        return settled, effects

@@ -24,7 +24,8 @@ _PARTS = [
     for part in (
         *("tools", "submit", "claim", "finish", "cascade", "revive", "time", "look"),
         *("turns", "busy", "room", "state", "asks", "expiry", "signals", "cache", "entry", "threads"),
-        *("permits", "reports", "providers", "provider_tasks", "budgets", "waits"),
+        *("permits", "reports", "providers", "provider_tasks", "budgets", "waits", "routes"),
+        *("locks", "fences"),
     )
 ]
 pytest.register_assert_rewrite(*(part for part in _PARTS if part not in sys.modules))
@@ -39,6 +40,7 @@ from sennit.testing.contract_cascade import CascadeContract
 from sennit.testing.contract_claim import ClaimContract
 from sennit.testing.contract_entry import EntryContract
 from sennit.testing.contract_expiry import ExpiryContract
+from sennit.testing.contract_fences import LocksContract
 from sennit.testing.contract_finish import FinishContract
 from sennit.testing.contract_look import LookContract
 from sennit.testing.contract_permits import PermitsContract
@@ -46,6 +48,7 @@ from sennit.testing.contract_provider_tasks import ProviderTaskContract
 from sennit.testing.contract_providers import ProvidersContract
 from sennit.testing.contract_reports import ReportsContract
 from sennit.testing.contract_revive import ReviveContract
+from sennit.testing.contract_routes import RoutesContract
 from sennit.testing.contract_signals import SignalsContract
 from sennit.testing.contract_state import StateContract
 from sennit.testing.contract_submit import SubmitContract
@@ -79,6 +82,8 @@ class StoreContract(
     ProviderTaskContract,
     BudgetsContract,
     WaitsContract,
+    LocksContract,
+    RoutesContract,
 ):
     """Every sentence of the protocol's docstrings is a test here."""
 
@@ -111,8 +116,8 @@ class StoreContract(
         """Open one more process at the store; all are checked and closed at the end."""
         opened: list[Rig] = []
 
-        def open_rig(*, lease_s: float = 1e6) -> Rig:
-            opened.append(Rig(make_store(), loop, lease_s=lease_s))
+        def open_rig(*, lease_s: float = 1e6, labels: tuple[str, ...] = (), version: str = "") -> Rig:
+            opened.append(Rig(make_store(), loop, lease_s=lease_s, labels=labels, version=version))
             return opened[-1]
 
         yield open_rig

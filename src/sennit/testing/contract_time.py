@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from sennit.errors import UnknownDependency
@@ -35,6 +36,40 @@ class DeathContract:
         got(other.store.fire())
 
         assert rig.state(task.id) is State.RUNNING
+
+    def test_lease_until_us_is_what_the_store_knows_after_joining_claiming_and_beating(
+        self, open_rig: Callable[..., Rig], clock: VirtualClock
+    ) -> None:
+        rig = open_rig(lease_s=10)
+
+        def known_us() -> tuple[int, int]:
+            (worker,) = got(rig.store.workers())
+            return rig.store.lease_until_us, worker.expire_us
+
+        assert known_us() == (clock.now_us() + 10_000_000,) * 2
+        clock.advance(8)
+        rig.store.want("q", 1)
+        rig.put()
+        rig.heard.wait_for(lambda: len(rig.heard.claimed) == 1)
+        assert known_us() == (clock.now_us() + 10_000_000,) * 2
+        clock.advance(3)
+        got(rig.store.heartbeat(rig.worker_id, rig.lease_us))
+        assert known_us() == (clock.now_us() + 10_000_000,) * 2
+        got(rig.store.leave())
+        assert rig.store.lease_until_us == 0
+
+    def test_what_a_worker_tells_of_itself_is_what_others_see(self, open_rig: Callable[..., Rig]) -> None:
+        rig, other = open_rig(), open_rig()
+        told = msgspec.structs.replace(rig.worker, fenced=2, drains=True)
+
+        got(rig.store.describe(told))
+
+        seen = {worker.id: worker for worker in got(other.store.workers())}
+        assert (seen[rig.worker_id].fenced, seen[rig.worker_id].drains) == (2, True)
+        assert seen[rig.worker_id].expire_us == rig.store.lease_until_us
+        got(rig.store.leave())
+        got(rig.store.describe(told))
+        assert {worker.id for worker in got(other.store.workers())} == {other.worker_id}
 
     @pytest.mark.parametrize("how", ["its lease lapsed", "it was rescued"])
     def test_a_heartbeat_registers_a_forgotten_worker_again(
@@ -279,6 +314,11 @@ class FireContract:
 
         assert got(rig.store.fire()) is None
 
+        idlers = (
+            set() if rig.store.spans_hosts else {idle.worker_id}
+        )  # there an idle worker beats, and this one does not
+        assert {w.id for w in got(rig.store.workers())} == {rig.worker_id} | idlers
+        idle.run(idle.put())
         assert {w.id for w in got(rig.store.workers())} == {rig.worker_id, idle.worker_id}
 
     def test_the_lease_of_another_is_among_what_is_due_until_it_lapses(

@@ -53,7 +53,7 @@ from sennit.sync.ack import Ack
 
 T = TypeVar("T")
 
-TIMEOUT_S = 10.0  # how long a fact may take before a test fails; no test waits it out
+TIMEOUT_S = 30.0  # how long a fact may take before a test fails; no test waits it out
 SECOND_US = 1_000_000
 BOOM = ErrorInfo(kind="ValueError", message="boom")
 NO_RATES = Rates()
@@ -154,14 +154,23 @@ def got(ack: Ack[T]) -> T:
 class Rig:
     """One process at the store under test: a store object, joined as a worker, and short words for what tests do."""
 
-    def __init__(self, store: Store, loop: asyncio.AbstractEventLoop, *, lease_s: float = 1e6) -> None:
+    def __init__(
+        self,
+        store: Store,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        lease_s: float = 1e6,
+        labels: tuple[str, ...] = (),
+        version: str = "",
+    ) -> None:
         self.store = store
         self.heard = Recorder()
         self.worker_id = next(_worker_ids)
         self.lease_us = round(lease_s * SECOND_US)
         self.worker = WorkerInfo(
-            id=self.worker_id, pid=os.getpid(), host="contract", boot_id="contract", queues={"q": 100}
-        )
+            id=self.worker_id, pid=os.getpid(), host="contract", boot_id="contract", queues={"q": 100},
+            labels=labels, version=version,
+        )  # fmt: skip
         got(store.join(self.worker, self.heard, loop, lease_us=self.lease_us))
 
     def spec(self, *, after: Sequence[int] = (), parents: tuple[Ref, ...] = (), **options: Any) -> TaskSpec:

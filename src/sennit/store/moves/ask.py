@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import msgspec
 from sennit.errors import AskClosed, AskNotFound, AskStale
 from sennit.model.task import encode
 from sennit.model.thread import NOTHING, Answer, AskKind, AskSpec, AskState, AskView, Decision
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.moves.outside import resume
 from sennit.store.sql import statements
@@ -18,10 +18,10 @@ from sennit.store.sql import statements
 (
     _ASK, _BY_KEY, _REOPEN, _CLOSE, _STEP, _REVISE, _REVISION, _EXPIRED, _ESCALATE,
     _WAITS, _KEEP, _KEPT, _DROP_KEPT, _ONE, _OPEN, _LIST, _NEWEST,
-) = statements("sqlite", "ask")  # fmt: skip
+) = statements("ask")  # fmt: skip
 
 
-def put(connection: sqlite3.Connection, effects: Effects, task_id: int, asks: Sequence[AskSpec]) -> bool:
+def put(connection: Connection, effects: Effects, task_id: int, asks: Sequence[AskSpec]) -> bool:
     """Store the questions of a task that suspends; True when one of them has its answer already."""
     answered = False
     for spec in asks:
@@ -44,7 +44,7 @@ def put(connection: sqlite3.Connection, effects: Effects, task_id: int, asks: Se
     return answered
 
 
-def answer(connection: sqlite3.Connection, effects: Effects, decisions: Sequence[Decision]) -> list[AskView]:
+def answer(connection: Connection, effects: Effects, decisions: Sequence[Decision]) -> list[AskView]:
     """Close questions; return them as they are then.
 
     Raises:
@@ -60,7 +60,7 @@ def answer(connection: sqlite3.Connection, effects: Effects, decisions: Sequence
     return [one(connection, decision.ask_id) for decision in decisions]
 
 
-def signal(connection: sqlite3.Connection, effects: Effects, name: str, event_key: str, payload: bytes) -> int:
+def signal(connection: Connection, effects: Effects, name: str, event_key: str, payload: bytes) -> int:
     """Answer every open wait for an event, or keep the signal; return how many tasks waited."""
     waits = connection.execute(_WAITS, (name, event_key)).fetchall()
     for row in waits:
@@ -70,7 +70,7 @@ def signal(connection: sqlite3.Connection, effects: Effects, name: str, event_ke
     return len({task_id for _, task_id, _, _ in waits})
 
 
-def expire(connection: sqlite3.Connection, effects: Effects) -> None:
+def expire(connection: Connection, effects: Effects) -> None:
     """Deal with questions nobody answered in time, as each of them says."""
     for ask_id, task_id, key, kind, blob, level in connection.execute(_EXPIRED, (effects.now_us,)).fetchall():
         spec = msgspec.json.decode(blob, type=AskSpec)
@@ -84,7 +84,7 @@ def expire(connection: sqlite3.Connection, effects: Effects) -> None:
             _close(connection, effects, (ask_id, task_id, key, kind), Answer(state="expired", value=value))
 
 
-def one(connection: sqlite3.Connection, ask_id: int) -> AskView:
+def one(connection: Connection, ask_id: int) -> AskView:
     """Return one question.
 
     Raises:
@@ -97,7 +97,7 @@ def one(connection: sqlite3.Connection, ask_id: int) -> AskView:
 
 
 def asks(
-    connection: sqlite3.Connection,
+    connection: Connection,
     *,
     states: Sequence[AskState],
     thread_id: str | None,
@@ -118,13 +118,13 @@ def asks(
     return [_view(row) for row in connection.execute(_NEWEST if newest_first else _LIST, filters)]
 
 
-def revision(connection: sqlite3.Connection) -> int:
+def revision(connection: Connection) -> int:
     """Return the inbox's revision."""
     found: int = connection.execute(_REVISION).fetchone()[0]
     return found
 
 
-def _close(connection: sqlite3.Connection, effects: Effects, ask: tuple[int, int, str, str], answer: Answer) -> None:
+def _close(connection: Connection, effects: Effects, ask: tuple[int, int, str, str], answer: Answer) -> None:
     """Close an open question; the task finds the answer among its steps and goes on."""
     ask_id, task_id, key, kind = ask
     data = encode(answer)
@@ -134,7 +134,7 @@ def _close(connection: sqlite3.Connection, effects: Effects, ask: tuple[int, int
     resume(connection, effects, task_id)
 
 
-def _revise(connection: sqlite3.Connection, effects: Effects, kind: str) -> None:
+def _revise(connection: Connection, effects: Effects, kind: str) -> None:
     if kind == "ask":
         connection.execute(_REVISE)
         effects.inbox = True

@@ -5,11 +5,11 @@ usage ─► task, its thread, its handler, the provider, the fleet: each that h
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
 from sennit.model.provider import Budget, BudgetScope, BudgetView, Usage, split_name
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.moves.outside import resume
 from sennit.store.sql import statements
@@ -17,13 +17,13 @@ from sennit.store.sql import statements
 (
     _ANY, _ANY_SPENT, _TASK, _SPENT, _FOLLOW, _CHARGE, _SET, _SET_FOLLOWERS, _DELETE, _DELETE_FOLLOWERS, _LIST, _ONE,
     _PARKED,
-) = statements("sqlite", "budget")  # fmt: skip
+) = statements("budget")  # fmt: skip
 _EACH = ("task", "thread", "handler")
 
 Name = tuple[BudgetScope, str]
 
 
-def names(connection: sqlite3.Connection, provider: str, task_id: int | None) -> list[Name]:
+def names(connection: Connection, provider: str, task_id: int | None) -> list[Name]:
     """Return the budgets that a call concerns, whether or not there are such: the narrowest first."""
     found: list[Name] = []
     row = None if task_id is None else connection.execute(_TASK, (task_id,)).fetchone()
@@ -36,19 +36,19 @@ def names(connection: sqlite3.Connection, provider: str, task_id: int | None) ->
     return [*found, ("provider", split_name(provider)[0]), ("fleet", "")]
 
 
-def any_spent(connection: sqlite3.Connection) -> bool:
+def any_spent(connection: Connection) -> bool:
     """True when there is a budget of which nothing is left."""
     return bool(connection.execute(_ANY_SPENT).fetchone()[0])
 
 
-def spent(connection: sqlite3.Connection, provider: str, task_id: int | None) -> BudgetView | None:
+def spent(connection: Connection, provider: str, task_id: int | None) -> BudgetView | None:
     """Return the budget that leaves nothing for a call, the narrowest first."""
     if not any_spent(connection):
         return None
     return spent_of(connection, names(connection, provider, task_id))
 
 
-def spent_of(connection: sqlite3.Connection, names: Sequence[Name]) -> BudgetView | None:
+def spent_of(connection: Connection, names: Sequence[Name]) -> BudgetView | None:
     """Return the first of these budgets of which nothing is left."""
     for name in names:
         row = connection.execute(_SPENT, name).fetchone()
@@ -57,9 +57,7 @@ def spent_of(connection: sqlite3.Connection, names: Sequence[Name]) -> BudgetVie
     return None
 
 
-def charge(
-    connection: sqlite3.Connection, effects: Effects, provider: str, task_id: int | None, usage: Usage | None
-) -> None:
+def charge(connection: Connection, effects: Effects, provider: str, task_id: int | None, usage: Usage | None) -> None:
     """Count what a call has used."""
     if usage is None or not connection.execute(_ANY).fetchone()[0]:
         return
@@ -71,7 +69,7 @@ def charge(
             effects.for_calls().spent = True
 
 
-def put(connection: sqlite3.Connection, effects: Effects, budget: Budget) -> BudgetView:
+def put(connection: Connection, effects: Effects, budget: Budget) -> BudgetView:
     """Set a budget, or delete one without bounds, and those that follow from it; resume the tasks that it had stopped."""
     name, bounds = (budget.scope, budget.key), (budget.tokens_max, budget.cost_nano_max, budget.on_exceeded)
     connection.execute(_SET, (*name, *bounds))
@@ -89,7 +87,7 @@ def put(connection: sqlite3.Connection, effects: Effects, budget: Budget) -> Bud
     return _view(row)
 
 
-def budgets(connection: sqlite3.Connection, scope: BudgetScope | None) -> list[BudgetView]:
+def budgets(connection: Connection, scope: BudgetScope | None) -> list[BudgetView]:
     """Return the budgets by scope and key."""
     return [_view(row) for row in connection.execute(_LIST, (scope,))]
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from sennit.model.lifecycle import ENDED_CODES, State
 from sennit.model.order import ready_us
 from sennit.model.task import Claimed
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.moves import lane
 from sennit.store.moves.limit import started
 from sennit.store.moves.provider import Pools
 from sennit.store.sql import statements
 
-_NEXT, _TAKE, _DROP, _PARENTS, _STEPS, _FACTS = statements("sqlite", "claim")
+_NEXT, _TAKE, _DROP, _PARENTS, _STEPS, _FACTS = statements("claim")
 _SUCCEEDED = ENDED_CODES[State.SUCCEEDED]
 
 
@@ -27,13 +27,13 @@ class Taken(NamedTuple):
 
 
 def claim(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     *,
     worker_id: int,
     queue: str,
     n: int,
-    pools: Callable[[sqlite3.Connection, Effects], Pools] | None = None,
+    pools: Callable[[Connection, Effects], Pools] | None = None,
 ) -> Taken:
     """Take at most `n` ready tasks of `queue`, in order.
 
@@ -45,14 +45,15 @@ def claim(
         *_, leased, limited, has_lanes = rows[0]
     else:
         leased, has_lanes = connection.execute(_FACTS, {"queue": queue, "worker_id": worker_id}).fetchone()
-        if not has_lanes:
-            return Taken([], leased=bool(leased))
-    if has_lanes:
+    lanes = lane.lanes_for(connection, queue, worker_id) if has_lanes else []
+    if lanes:
         known = Pools(connection, effects.now_us, effects.bounds) if pools is None else pools(connection, effects)
-        chosen = lane.claim(connection, effects, known, worker_id=worker_id, queue=queue, n=n)
+        chosen = lane.claim(connection, effects, known, lanes, worker_id=worker_id, queue=queue, n=n)
         if pools is None:
             known.flush(effects)
         return Taken(_claimed_with_permits(connection, effects, queue, chosen), leased=bool(leased))
+    if not rows:
+        return Taken([], leased=bool(leased))
     last = {"queue": queue, "order_us": rows[-1][1], "id": rows[-1][0]}
     connection.execute(_TAKE, {**last, "worker_id": worker_id, "now_us": effects.now_us})
     connection.execute(_DROP, last)
@@ -63,7 +64,7 @@ def claim(
 
 
 def _claimed_with_permits(
-    connection: sqlite3.Connection, effects: Effects, queue: str, chosen: Sequence[lane.Chosen]
+    connection: Connection, effects: Effects, queue: str, chosen: Sequence[lane.Chosen]
 ) -> list[Claimed]:
     tasks = []
     for row, permit, spent in chosen:
@@ -76,7 +77,7 @@ def _claimed_with_permits(
     return tasks
 
 
-def _claimed(connection: sqlite3.Connection, queue: str, row: tuple[Any, ...]) -> Claimed:
+def _claimed(connection: Connection, queue: str, row: tuple[Any, ...]) -> Claimed:
     (
         task_id, order_us, attempt, failures, crashes, handler, payload, options, thread_id, created_us, deadline_us,
         parents, priority, *_,

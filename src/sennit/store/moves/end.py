@@ -6,12 +6,12 @@ stop | end ─► each task ends, its limits and questions go, its thread's turn
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter, deque
 from collections.abc import Sequence
 
 from sennit.model.lifecycle import ENDED_CODES, State
 from sennit.model.task import Claim, ErrorInfo, encode
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.moves.limit import lift
 from sennit.store.moves.over import free
@@ -19,15 +19,13 @@ from sennit.store.moves.place import Place, make_ready, schedule
 from sennit.store.moves.turn import leave
 from sennit.store.sql import statements
 
-_EDGES, _COUNT_DOWN, _TURN_CAME, _DROP_WAITING, _PLACE, _DEPENDANTS = statements("sqlite", "release")
-_END, _HAD, _ATTEMPT = statements("sqlite", "end")
-_PULLS = statements("sqlite", "pull")
-_VOID, _REVISE = statements("sqlite", "void")
+_EDGES, _COUNT_DOWN, _TURN_CAME, _DROP_WAITING, _PLACE, _DEPENDANTS = statements("release")
+_END, _HAD, _ATTEMPT = statements("end")
+_PULLS = statements("pull")
+_VOID, _REVISE = statements("void")
 
 
-def stop(
-    connection: sqlite3.Connection, effects: Effects, task_ids: Sequence[int], state: State, error: ErrorInfo
-) -> None:
+def stop(connection: Connection, effects: Effects, task_ids: Sequence[int], state: State, error: ErrorInfo) -> None:
     """End open tasks wherever they are; running attempts are told to stop.
 
     All of them end before any dependant is looked at: one that is itself in `task_ids` ends as its parent did. And
@@ -44,7 +42,7 @@ def stop(
     _cascade(connection, effects, [(task_id, state) for task_id in task_ids])
 
 
-def _pull(connection: sqlite3.Connection, task_id: int) -> tuple[int, int, int, int | None, int | None]:
+def _pull(connection: Connection, task_id: int) -> tuple[int, int, int, int | None, int | None]:
     """Take an open task out of its narrow table; return attempt, failures, crashes, worker id, started_us."""
     for statement in _PULLS:
         rows = connection.execute(statement, (task_id,)).fetchall()
@@ -55,7 +53,7 @@ def _pull(connection: sqlite3.Connection, task_id: int) -> tuple[int, int, int, 
 
 
 def end(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     task_id: int,
     state: State,
@@ -71,7 +69,7 @@ def end(
 
 
 def _end_one(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     task_id: int,
     state: State,
@@ -85,7 +83,7 @@ def _end_one(
     effects.counts[str(state)] += 1
 
 
-def _settle(connection: sqlite3.Connection, effects: Effects, ended: Sequence[int]) -> None:
+def _settle(connection: Connection, effects: Effects, ended: Sequence[int]) -> None:
     """Let go of what ended tasks had: time limits, open questions, the turn in their thread, permits."""
     limits, asks, turns, permits = connection.execute(_HAD).fetchone()
     if limits:
@@ -98,14 +96,14 @@ def _settle(connection: sqlite3.Connection, effects: Effects, ended: Sequence[in
         free(connection, effects, ended)
 
 
-def _void(connection: sqlite3.Connection, effects: Effects, ended: Sequence[int]) -> None:
+def _void(connection: Connection, effects: Effects, ended: Sequence[int]) -> None:
     kinds = [kind for (kind,) in connection.execute(_VOID, (effects.now_us, encode(ended))).fetchall()]
     if "ask" in kinds:
         connection.execute(_REVISE)
         effects.inbox = True
 
 
-def _cascade(connection: sqlite3.Connection, effects: Effects, ended: list[tuple[int, State]]) -> None:
+def _cascade(connection: Connection, effects: Effects, ended: list[tuple[int, State]]) -> None:
     """Release or end the dependants of tasks that did not succeed, and theirs. A loop: chains are deeper than stacks."""
     todo = deque(ended)
     while todo:
@@ -126,7 +124,7 @@ def _cascade(connection: sqlite3.Connection, effects: Effects, ended: list[tuple
             todo.append((child, child_state))
 
 
-def release(connection: sqlite3.Connection, effects: Effects, ended: Sequence[int]) -> None:
+def release(connection: Connection, effects: Effects, ended: Sequence[int]) -> None:
     """Settle tasks that succeeded; count their dependants' open parents down; place those with none left."""
     _settle(connection, effects, ended)
     edges = connection.execute(_EDGES, (encode(ended),)).fetchall()
@@ -135,32 +133,32 @@ def release(connection: sqlite3.Connection, effects: Effects, ended: Sequence[in
             _count_down(connection, effects, child, parents)
 
 
-def _count_down(connection: sqlite3.Connection, effects: Effects, child: int, parents: int = 1) -> None:
+def _count_down(connection: Connection, effects: Effects, child: int, parents: int = 1) -> None:
     """Count the open parents of a waiting task down; place it when it waits for nothing more."""
     rows = connection.execute(_COUNT_DOWN, (parents, child)).fetchall()
     if rows and not rows[0][0]:  # no row: the child has ended already, or does not wait for its parents
         _go_on(connection, effects, child)
 
 
-def _turn_came(connection: sqlite3.Connection, effects: Effects, task_id: int) -> None:
+def _turn_came(connection: Connection, effects: Effects, task_id: int) -> None:
     """Count down what a task waits for, because it has its thread's turn; place it when that was all."""
     if not connection.execute(_TURN_CAME, (task_id,)).fetchall()[0][0]:
         _go_on(connection, effects, task_id)
 
 
-def _go_on(connection: sqlite3.Connection, effects: Effects, task_id: int) -> None:
+def _go_on(connection: Connection, effects: Effects, task_id: int) -> None:
     """Take a task that waits for nothing more out of `waiting`; its delay comes next, unless it has had that before."""
     ((*counts, free),) = connection.execute(_DROP_WAITING, (task_id,)).fetchall()
-    queue, priority, thread_id, provider, delay_us = connection.execute(_PLACE, (task_id,)).fetchone()
+    queue, priority, thread_id, provider, route, delay_us = connection.execute(_PLACE, (task_id,)).fetchone()
     if delay_us and not free:
         schedule(connection, effects, task_id, due_us=effects.now_us + delay_us, reason="delay")
     else:
-        place = Place(queue, priority, thread_id, provider)
+        place = Place(queue, priority, thread_id, provider, route)
         make_ready(connection, effects, task_id, place, counts=tuple(counts))
 
 
 def note(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     claim: Claim,
     outcome: str,

@@ -5,7 +5,6 @@ specs ─► found by key or cache? drop out ─► busy thread: refuse | cancel
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 
@@ -14,25 +13,27 @@ import msgspec
 from sennit.errors import QueueFull, ThreadBusy
 from sennit.model.admission import RECENT_ENDS, Bounds, Entry, retry_after_s
 from sennit.model.lifecycle import ENDED_CODES, State
-from sennit.model.task import ErrorInfo, TaskSpec, encode
+from sennit.model.task import ErrorInfo, TaskSpec, WorkerInfo, encode
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.moves import state
 from sennit.store.moves.end import stop
 from sennit.store.moves.key import exists
-from sennit.store.moves.lane import lanes_of
+from sennit.store.moves.lane import PLAIN, lanes_of
 from sennit.store.moves.provider import Pools
 from sennit.store.moves.turn import open_tasks
+from sennit.store.routes import is_rival
 from sennit.store.sql import statements
 
 (
     _WAITING, _LEAST, _RECENT, _CACHED, _CACHE, _UNTAG, _TAG, _TAGGED, _UNCACHE,
-    BLOCK, UNBLOCK, ANY_BLOCKED, _PRESSED, _TURN, _BEFORE_IN_THREAD, _PLACE, _BEFORE_IN_LANE,
-) = statements("sqlite", "entry")  # fmt: skip
+    BLOCK, UNBLOCK, ANY_BLOCKED, _PRESSED, _TURN, _BEFORE_IN_THREAD, _PLACE, _BEFORE_IN_LANE, _NOTE_BOUNDS, _BOUNDS,
+) = statements("entry")  # fmt: skip
 _ALL = 10**9
 _SUCCEEDED = ENDED_CODES[State.SUCCEEDED]
 
 
-def admit(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> list[TaskSpec]:
+def admit(connection: Connection, effects: Effects, specs: Sequence[TaskSpec]) -> list[TaskSpec]:
     """Return those of `specs` that are to be stored; the others have the id of the task that stands for them.
 
     Raises:
@@ -46,14 +47,14 @@ def admit(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Task
     return new
 
 
-def _found(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec) -> bool:
+def _found(connection: Connection, effects: Effects, spec: TaskSpec) -> bool:
     """True when a stored task stands for this one, as things are; changes nothing."""
     if _replaces(spec):
         return False
     return exists(connection, effects, spec) or _cached(connection, effects, spec) is not None
 
 
-def _is_new(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec, batch: set[int]) -> bool:
+def _is_new(connection: Connection, effects: Effects, spec: TaskSpec, batch: set[int]) -> bool:
     """False when another task stands for this one; else it takes what it is known by: its key, its place in the cache."""
     return not exists(connection, effects, spec) and not _stands(connection, effects, spec, batch)
 
@@ -65,7 +66,7 @@ def _replaces(spec: TaskSpec) -> bool:
 # ---------------------------------------------------------------- cached results
 
 
-def _cached(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec, batch: Container[int] = ()) -> int | None:
+def _cached(connection: Connection, effects: Effects, spec: TaskSpec, batch: Container[int] = ()) -> int | None:
     """Return the task whose result, there or under way, is to be used for `spec`."""
     entry = spec.entry
     if entry is None or not entry.cache_us or _replaces(spec):
@@ -79,7 +80,7 @@ def _cached(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec, ba
     return known if fresh or ended == 0 or (ended is None and known in batch) else None
 
 
-def _stands(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec, batch: Container[int]) -> bool:
+def _stands(connection: Connection, effects: Effects, spec: TaskSpec, batch: Container[int]) -> bool:
     """True, with the Ref set, when a cached result or one that is under way stands for this task; else it takes the place."""
     task_id = _cached(connection, effects, spec, batch)
     if task_id is not None:
@@ -93,7 +94,7 @@ def _stands(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec, ba
     return False
 
 
-def invalidate(connection: sqlite3.Connection, *, tags: Sequence[str], keys: Sequence[tuple[str, str]]) -> int:
+def invalidate(connection: Connection, *, tags: Sequence[str], keys: Sequence[tuple[str, str]]) -> int:
     """Forget cached results; return how many."""
     found = dict.fromkeys(keys)
     for tag in tags:
@@ -105,7 +106,7 @@ def invalidate(connection: sqlite3.Connection, *, tags: Sequence[str], keys: Seq
 # ---------------------------------------------------------------- busy threads
 
 
-def _clear_threads(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
+def _clear_threads(connection: Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
     """Deal with threads that have open tasks, as the strictest of the batch for each of them says."""
     wishes: dict[str, dict[str, TaskSpec]] = {}
     for spec in specs:
@@ -127,7 +128,7 @@ def _clear_threads(connection: sqlite3.Connection, effects: Effects, specs: Sequ
 # ---------------------------------------------------------------- full queues
 
 
-def _make_room(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
+def _make_room(connection: Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
     """Hold each task of the batch against the bound of its queue, those before it counted.
 
     Who is shed is chosen for all of the batch among what waits now, and ends after that: what their end makes ready was
@@ -154,7 +155,7 @@ def _make_room(connection: sqlite3.Connection, effects: Effects, specs: Sequence
         stop(connection, effects, task_ids, State.CANCELLED, error)
 
 
-def _will_wait(connection: sqlite3.Connection, spec: TaskSpec, threads: Container[str], shed: set[int]) -> bool:
+def _will_wait(connection: Connection, spec: TaskSpec, threads: Container[str], shed: set[int]) -> bool:
     """True for a new task that will wait for a slot or for its turn, and not for its parents or its delay."""
     thread_id = spec.thread_id
     if thread_id is not None and (thread_id in threads or not shed.issuperset(open_tasks(connection, thread_id))):
@@ -166,7 +167,7 @@ def _will_wait(connection: sqlite3.Connection, spec: TaskSpec, threads: Containe
 
 
 def _to_shed(
-    connection: sqlite3.Connection, effects: Effects, spec: TaskSpec, n: int, gone: set[int]
+    connection: Connection, effects: Effects, spec: TaskSpec, n: int, gone: set[int]
 ) -> tuple[list[int], ErrorInfo]:
     """Choose `n` waiting tasks that are less urgent than `spec`, beside those that are `gone` already; say why they end.
 
@@ -177,8 +178,8 @@ def _to_shed(
     least: list[int] = []
     if entry.on_full == "shed":
         wanted = {"queue": spec.queue, "priority": spec.priority, "n": n + len(gone)}
-        lanes = ["", *lanes_of(connection, spec.queue)]
-        last = [row for lane in lanes for row in connection.execute(_LEAST, wanted | {"lane": lane}).fetchall()]
+        lanes = [PLAIN, *lanes_of(connection, spec.queue)]
+        last = [row for lane in lanes for row in connection.execute(_LEAST, wanted | lane._asdict()).fetchall()]
         least = [task_id for _, task_id in sorted(last, reverse=True) if task_id not in gone][:n]
     if len(least) < n:
         after_s = _retry_after_s(connection, effects, spec.queue)
@@ -188,38 +189,37 @@ def _to_shed(
     return least, error
 
 
-def waiting(connection: sqlite3.Connection, queue: str, most: int) -> int:
+def waiting(connection: Connection, queue: str, most: int) -> int:
     """Return how many tasks of a queue wait for a slot, their turn or room; counts each kind up to `most`."""
     found: int = connection.execute(_WAITING, {"queue": queue, "n": most}).fetchone()[0]
     return found
 
 
-def _retry_after_s(connection: sqlite3.Connection, effects: Effects, queue: str) -> float:
+def _retry_after_s(connection: Connection, effects: Effects, queue: str) -> float:
     wanted = {"queue": queue, "looked_at": 10 * RECENT_ENDS, "n": RECENT_ENDS}
     ends, oldest_us = connection.execute(_RECENT, wanted).fetchone()
     return retry_after_s(ends, effects.now_us - (oldest_us or effects.now_us))
 
 
-def is_pressed(connection: sqlite3.Connection, queue: str, pools: Callable[[], Pools]) -> bool:
-    """True when an urgent task of `queue` is ready, and only a slot is missing: its provider, if it has one, has room."""
-    if connection.execute(_PRESSED, (queue, "")).fetchone()[0]:
-        return True
-    urgent = [lane for lane in lanes_of(connection, queue) if connection.execute(_PRESSED, (queue, lane)).fetchone()[0]]
-    return any(pools().offer(lane).pool is not None for lane in urgent)
+def pressed_routes(connection: Connection, queue: str, pools: Callable[[], Pools]) -> set[str]:
+    """Return the routes of urgent tasks of `queue` that lack only a slot: their provider, if they have one, has room."""
+    lanes = [PLAIN, *lanes_of(connection, queue)]
+    urgent = [lane for lane in lanes if connection.execute(_PRESSED, (queue, *lane)).fetchone()[0]]
+    return {lane.route for lane in urgent if not lane.provider or pools().offer(lane.provider).pool is not None}
 
 
-def note_bounds(connection: sqlite3.Connection, bounds: Bounds) -> None:
+def note_bounds(connection: Connection, bounds: Bounds) -> None:
     """Note what a worker enforces, for processes that come only to look and to answer."""
-    connection.execute("INSERT OR REPLACE INTO sennit_meta (name, value) VALUES ('bounds', ?)", (encode(bounds),))
+    connection.execute(_NOTE_BOUNDS, (encode(bounds),))
 
 
-def known_bounds(connection: sqlite3.Connection) -> Bounds:
+def known_bounds(connection: Connection) -> Bounds:
     """Return what the worker enforces that joined last."""
-    row = connection.execute("SELECT value FROM sennit_meta WHERE name = 'bounds'").fetchone()
+    row = connection.execute(_BOUNDS).fetchone()
     return Bounds() if row is None else msgspec.json.decode(row[0], type=Bounds)
 
 
-def position(connection: sqlite3.Connection, task_id: int) -> int | None:
+def position(connection: Connection, task_id: int, workers: Callable[[], Sequence[WorkerInfo]]) -> int | None:
     """Return how many go before a task that is ready or waits for its turn."""
     turn = connection.execute(_TURN, (task_id,)).fetchone()
     if turn is not None and not turn[1]:
@@ -228,6 +228,10 @@ def position(connection: sqlite3.Connection, task_id: int) -> int | None:
     place = connection.execute(_PLACE, (task_id,)).fetchone()
     if place is None:
         return None
-    lanes = ["", *lanes_of(connection, place[0])]
-    ahead: list[int] = [connection.execute(_BEFORE_IN_LANE, (*place, lane)).fetchone()[0] for lane in lanes]
+    lanes = [PLAIN, *lanes_of(connection, place[0])]
+    if any(lane.route for lane in lanes):
+        (route,) = connection.execute("SELECT route FROM sennit_task WHERE id = ?", (task_id,)).fetchone()
+        living = workers()
+        lanes = [lane for lane in lanes if is_rival(lane.route, route, place[0], living)]
+    ahead: list[int] = [connection.execute(_BEFORE_IN_LANE, (*place, *lane)).fetchone()[0] for lane in lanes]
     return sum(ahead)

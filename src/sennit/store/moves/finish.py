@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from itertools import groupby
 from typing import assert_never
 
-from sennit.errors import ConcurrentModificationError, SubmitError
+from sennit.errors import ConcurrentModificationError, Fenced, SubmitError
 from sennit.model.lifecycle import State
 from sennit.model.task import (
     Cancelled,
@@ -23,6 +22,7 @@ from sennit.model.task import (
     Slept,
     Succeeded,
 )
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.moves import ask, outside, over, state, turn, wait
 from sennit.store.moves.end import end, note, release
@@ -30,13 +30,13 @@ from sennit.store.moves.place import put_back, schedule
 from sennit.store.moves.submit import submit
 from sennit.store.sql import statements
 
-_RECORD, _DROP_RUNNING = statements("sqlite", "finish")
-_UNRUN, _PARK = statements("sqlite", "unrun")
-_HELD, _DROP_WORKER, _DROP_STOPS = statements("sqlite", "rescue")
+_RECORD, _DROP_RUNNING = statements("finish")
+_UNRUN, _PARK = statements("unrun")
+_HELD, _DROP_WORKER, _DROP_STOPS = statements("rescue")
 _CRASHES_MAX = "SELECT crashes_max FROM sennit_task WHERE id = ?"
 
 
-def finish(connection: sqlite3.Connection, effects: Effects, endings: Sequence[Ending]) -> list[bool | None]:
+def finish(connection: Connection, effects: Effects, endings: Sequence[Ending]) -> list[bool | None]:
     """Record how attempts ended; True per ending that was accepted, None when its writes conflict."""
     accepted: list[bool | None] = []
     for plain, group in groupby(endings, _is_plain_success):
@@ -52,7 +52,7 @@ def _is_plain_success(ending: Ending) -> bool:
     return isinstance(ending, Succeeded) and not ending.children and not ending.writes
 
 
-def _succeed(connection: sqlite3.Connection, effects: Effects, endings: list[Succeeded]) -> list[bool]:
+def _succeed(connection: Connection, effects: Effects, endings: list[Succeeded]) -> list[bool]:
     """Record successes: two statements for all of them, then the dependants of all of them."""
     first = {e.claim: n for n, e in reversed(list(enumerate(endings)))}  # a claim can end once, the first time
     if len(first) < len(endings):
@@ -75,10 +75,10 @@ def _succeed(connection: sqlite3.Connection, effects: Effects, endings: list[Suc
     return accepted
 
 
-def _succeed_with_more(connection: sqlite3.Connection, effects: Effects, ending: Succeeded) -> bool | None:
+def _succeed_with_more(connection: Connection, effects: Effects, ending: Succeeded) -> bool | None:
     """Record a success with its children and writes; None, and nothing, when a write conflicts.
 
-    When the children are refused it is recorded as a failure. Either concerns this attempt only, so it must not undo the other endings of the transaction.
+    When the children are refused, or a write is fenced off, it is recorded as a failure. Either concerns this attempt only, so it must not undo the other endings of the transaction.
     """
     inner = Effects(effects.now_us, effects.bounds)
     accepted: bool | None
@@ -91,16 +91,20 @@ def _succeed_with_more(connection: sqlite3.Connection, effects: Effects, ending:
     except ConcurrentModificationError:
         connection.execute("ROLLBACK TO more")
         accepted = None
-    except SubmitError as error:
+    except (SubmitError, Fenced) as error:
         connection.execute("ROLLBACK TO more")
-        accepted = _end_attempt(connection, effects, Failed(ending.claim, ErrorInfo.of_refusal(error)))
+        if isinstance(error, Fenced):
+            refusal = ErrorInfo(kind="Fenced", message=error.what, fix=error.fix)
+        else:
+            refusal = ErrorInfo.of_refusal(error)
+        accepted = _end_attempt(connection, effects, Failed(ending.claim, refusal))
     else:
         effects.add(inner)
     connection.execute("RELEASE more")
     return accepted
 
 
-def _end_attempt(connection: sqlite3.Connection, effects: Effects, ending: Ending) -> bool | None:
+def _end_attempt(connection: Connection, effects: Effects, ending: Ending) -> bool | None:
     """Take one attempt out of `running` and put its task where the ending says."""
     if isinstance(ending, Succeeded):
         return _succeed_with_more(connection, effects, ending)
@@ -152,7 +156,7 @@ def _end_attempt(connection: sqlite3.Connection, effects: Effects, ending: Endin
 
 
 def _leave_attempt(
-    connection: sqlite3.Connection, effects: Effects, ending: Ending, started_us: int, *, has_permits: bool
+    connection: Connection, effects: Effects, ending: Ending, started_us: int, *, has_permits: bool
 ) -> None:
     """Let go of what an attempt had; note its start if it leaves nothing in the history."""
     if has_permits:
@@ -162,7 +166,7 @@ def _leave_attempt(
 
 
 def _crash(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     claim: Claim,
     error: ErrorInfo,
@@ -186,7 +190,7 @@ def _crash(
         put_back(connection, effects, claim.task_id, queue=place[0], place_us=place[1], counts=counts)
 
 
-def rescue(connection: sqlite3.Connection, effects: Effects, worker_id: int, message: str) -> list[Claim]:
+def rescue(connection: Connection, effects: Effects, worker_id: int, message: str) -> list[Claim]:
     """Take back all a dead worker held, each as one crash, and forget the worker."""
     held = connection.execute(_HELD, (worker_id,)).fetchall()
     error = ErrorInfo(kind="crash", message=message)
@@ -204,7 +208,7 @@ def rescue(connection: sqlite3.Connection, effects: Effects, worker_id: int, mes
     return claims
 
 
-def still_held(connection: sqlite3.Connection, claim: Claim) -> bool:
+def still_held(connection: Connection, claim: Claim) -> bool:
     """True while the claim token is valid."""
     row = connection.execute(
         "SELECT 1 FROM sennit_running WHERE id = ? AND attempt = ?", (claim.task_id, claim.attempt)

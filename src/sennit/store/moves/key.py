@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 from sennit.errors import DuplicateKey
 from sennit.model.lifecycle import State
 from sennit.model.task import ErrorInfo, TaskSpec
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.moves.end import stop
 
@@ -15,7 +14,7 @@ _BY_CHILD_KEY = "SELECT id FROM sennit_task WHERE parent_id = ? AND child_key = 
 _DROP_KEY = "UPDATE sennit_task SET key = NULL WHERE id = ?"
 
 
-def exists(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec) -> bool:
+def exists(connection: Connection, effects: Effects, spec: TaskSpec) -> bool:
     """True, with the Ref set to the stored task, when this submit finds one by its key.
 
     Raises:

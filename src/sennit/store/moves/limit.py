@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 
 from sennit.model.task import encode
+from sennit.store.database import Connection
 from sennit.store.sql import statements
 
-_LIFT, _LIFT_QUEUE_TIMEOUT = statements("sqlite", "limit")
+_LIFT, _LIFT_QUEUE_TIMEOUT = statements("limit")
 
 
-def lift(connection: sqlite3.Connection, ended: Sequence[int]) -> None:
+def lift(connection: Connection, ended: Sequence[int]) -> None:
     """Forget the limits of tasks that have ended."""
     connection.execute(_LIFT, (encode(ended),))
 
 
-def started(connection: sqlite3.Connection, task_ids: Sequence[int]) -> None:
+def started(connection: Connection, task_ids: Sequence[int]) -> None:
     """Forget the queue time-outs of tasks that were claimed; the claim has seen that there are limits."""
     connection.execute(_LIFT_QUEUE_TIMEOUT, (encode(task_ids),))

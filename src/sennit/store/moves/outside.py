@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 
 from sennit.model.lifecycle import State
 from sennit.model.task import ErrorInfo
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.moves import look, wait
 from sennit.store.moves.end import stop
@@ -14,11 +14,11 @@ from sennit.store.moves.place import Place, make_ready
 from sennit.store.moves.turn import reenter
 from sennit.store.sql import statements
 
-(_UNPARK,) = statements("sqlite", "resume")
-_REOPEN, _WAIT_AGAIN, _PLACE = statements("sqlite", "revive")
+(_UNPARK,) = statements("resume")
+_REOPEN, _WAIT_AGAIN, _PLACE = statements("revive")
 
 
-def cancel(connection: sqlite3.Connection, effects: Effects, task_ids: Sequence[int], reason: str) -> list[bool]:
+def cancel(connection: Connection, effects: Effects, task_ids: Sequence[int], reason: str) -> list[bool]:
     """End open tasks; False for one that has ended.
 
     Raises:
@@ -33,7 +33,7 @@ def cancel(connection: sqlite3.Connection, effects: Effects, task_ids: Sequence[
     return answers
 
 
-def resume(connection: sqlite3.Connection, effects: Effects, task_id: int) -> bool:
+def resume(connection: Connection, effects: Effects, task_id: int) -> bool:
     """Make a suspended task ready; False for any other."""
     rows = connection.execute(_UNPARK, (task_id,)).fetchall()
     if rows:
@@ -43,7 +43,7 @@ def resume(connection: sqlite3.Connection, effects: Effects, task_id: int) -> bo
     return bool(rows)
 
 
-def revive(connection: sqlite3.Connection, effects: Effects, task_ids: Sequence[int]) -> list[bool]:
+def revive(connection: Connection, effects: Effects, task_ids: Sequence[int]) -> list[bool]:
     """Make failed or cancelled tasks ready; False for any other, and for one named before. Their limits went with them.
 
     Raises:
@@ -62,7 +62,7 @@ def revive(connection: sqlite3.Connection, effects: Effects, task_ids: Sequence[
         connection.execute(_WAIT_AGAIN, (task_id,))
         effects.counts[str(ended.state)] -= 1
         counts = (ended.attempt, 0, 0)
-        queue, _, thread_id, _ = connection.execute(_PLACE, (task_id,)).fetchone()
+        queue, _, thread_id, *_ = connection.execute(_PLACE, (task_id,)).fetchone()
         if thread_id is None:
             place(connection, effects, task_id, counts)
         else:
@@ -73,7 +73,7 @@ def revive(connection: sqlite3.Connection, effects: Effects, task_ids: Sequence[
     return answers
 
 
-def place(connection: sqlite3.Connection, effects: Effects, task_id: int, counts: tuple[int, int, int]) -> None:
+def place(connection: Connection, effects: Effects, task_id: int, counts: tuple[int, int, int]) -> None:
     """Put a task that is in no narrow table at the place of one that is ready from now."""
     where = Place(*connection.execute(_PLACE, (task_id,)).fetchone())
     make_ready(connection, effects, task_id, where, counts=counts)

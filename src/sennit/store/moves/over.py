@@ -6,18 +6,19 @@ empty quota lets nobody through. Who waited and is gone is told that its permit 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from sennit.errors import PermitLost
 from sennit.model.provider import CallReport
 from sennit.model.task import encode
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
+from sennit.store.moves import lock
 from sennit.store.moves.provider import Over, Pools
 from sennit.store.sql import statements
 
-_RETURN, _FREE, _FREE_WORKER, _FREE_STORE, _MOVE, _HAS_CALLS = statements("sqlite", "over")
+_RETURN, _FREE, _FREE_WORKER, _FREE_STORE, _MOVE, _HAS_CALLS = statements("over")
 
 
 class Gone(NamedTuple):
@@ -33,7 +34,7 @@ class Gone(NamedTuple):
 
 
 def returned(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     permit_id: int,
     report: CallReport | None,
@@ -45,33 +46,34 @@ def returned(
     return _gone(connection, effects, rows, report)[0] if rows else None
 
 
-def free(connection: sqlite3.Connection, effects: Effects, task_ids: Sequence[int]) -> None:
+def free(connection: Connection, effects: Effects, task_ids: Sequence[int]) -> None:
     """The attempts of these tasks are over."""
     _gone(connection, effects, connection.execute(_FREE, (encode(task_ids),)).fetchall())
 
 
-def free_worker(connection: sqlite3.Connection, effects: Effects, worker_id: int) -> None:
+def free_worker(connection: Connection, effects: Effects, worker_id: int) -> None:
     """A process has died."""
     _gone(connection, effects, connection.execute(_FREE_WORKER, (worker_id,)).fetchall())
 
 
-def free_store(connection: sqlite3.Connection, effects: Effects, worker_ids: Collection[int]) -> None:
+def free_store(connection: Connection, effects: Effects, worker_ids: Collection[int]) -> None:
     """A store object is closed. What its attempts have goes with those: somebody may still end them."""
     _gone(connection, effects, connection.execute(_FREE_STORE, (encode(list(worker_ids)),)).fetchall())
 
 
-def has_calls(connection: sqlite3.Connection, worker_ids: Collection[int]) -> bool:
+def has_calls(connection: Connection, worker_ids: Collection[int]) -> bool:
     """Return whether a process has calls that wait or are on their way, beside those that came with an attempt."""
     return bool(connection.execute(_HAS_CALLS, (encode(list(worker_ids)),)).fetchone()[0])
 
 
-def move(connection: sqlite3.Connection, *, old_id: int, new_id: int) -> None:
+def move(connection: Connection, *, old_id: int, new_id: int) -> None:
     """A process has another id now."""
     connection.execute(_MOVE, (new_id, old_id))
+    lock.move(connection, old_id=old_id, new_id=new_id)
 
 
 def _gone(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     rows: Sequence[tuple[object, ...]],
     report: CallReport | None = None,
@@ -88,7 +90,7 @@ def _gone(
     return gone
 
 
-def settle(connection: sqlite3.Connection, effects: Effects, calls: Sequence[Over]) -> None:
+def settle(connection: Connection, effects: Effects, calls: Sequence[Over]) -> None:
     """Tell the providers how calls went."""
     effects.for_calls().touched.update(call.provider for call in calls)
     pools = Pools(connection, effects.now_us, effects.bounds)

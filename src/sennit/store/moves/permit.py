@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -19,6 +18,7 @@ from sennit.errors import LimitError, PermitLost, ProviderBusy
 from sennit.limit.governor import Mark, Room
 from sennit.model.provider import CallReport, Permit, PermitRequest, WaitReason, exceeded, split_name
 from sennit.model.task import encode
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.moves import budget, over, wait
 from sennit.store.moves.provider import Offer, Over, Pools, lane_of
@@ -26,8 +26,8 @@ from sennit.store.sql import statements
 
 (
     _ASK, _GRANT, _WITH_CLAIM, _, _FIRST, _DROP, _ONE, _WAITING, _WAITING_OF,
-) = statements("sqlite", "permit")  # fmt: skip
-_READY_LANES, _HELD, _HOLD, _UNHOLD, _ANY_READY = statements("sqlite", "lane")[6:]
+) = statements("permit")  # fmt: skip
+_READY_LANES, _HELD, _HOLD, _UNHOLD, _ANY_READY = statements("lane")[6:]
 
 # Nobody knows when a call ends that is on its way; whoever does not want to wait may look again after so long.
 _LOOK_AGAIN_S: Final = 1.0
@@ -44,7 +44,7 @@ class Given(NamedTuple):
 # ---------------------------------------------------------------- asking and giving back
 
 
-def ask(connection: sqlite3.Connection, effects: Effects, request: PermitRequest, *, worker_id: int) -> None:
+def ask(connection: Connection, effects: Effects, request: PermitRequest, *, worker_id: int) -> None:
     """Put a call into its lane; the end of the transaction serves it.
 
     Raises:
@@ -62,7 +62,7 @@ def ask(connection: sqlite3.Connection, effects: Effects, request: PermitRequest
 
 
 def give_back(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     permit_id: int,
     report: CallReport | None,
@@ -76,9 +76,7 @@ def give_back(
     return row is not None
 
 
-def report(
-    connection: sqlite3.Connection, effects: Effects, lane: str, said: CallReport, *, task_id: int | None
-) -> None:
+def report(connection: Connection, effects: Effects, lane: str, said: CallReport, *, task_id: int | None) -> None:
     """Learn from a call that had no permit."""
     provider, model = split_name(lane)
     said = said if said.model else msgspec.structs.replace(said, model=model)
@@ -90,7 +88,7 @@ def report(
 
 
 def serve(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     pools: Pools,
     touched: Collection[str] | None,
@@ -119,7 +117,7 @@ def _concerns(pools: Pools, lane: str, touched: Collection[str] | None) -> bool:
 
 
 def _serve_lanes(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     pools: Pools,
     lanes: Sequence[str],
@@ -164,14 +162,14 @@ def _place(head: tuple[Any, ...]) -> tuple[int, int, int]:
     return priority, since_us, permit_id
 
 
-def _first(connection: sqlite3.Connection, lane: str) -> tuple[Any, ...] | None:
+def _first(connection: Connection, lane: str) -> tuple[Any, ...] | None:
     """Return priority, id, tokens, worker id, task id and since_us of the first call that waits in a lane."""
     found: tuple[Any, ...] | None = connection.execute(_FIRST, split_name(lane)).fetchone()
     return found
 
 
 def _let_through(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     lane: str,
     head: tuple[Any, ...],
@@ -199,7 +197,7 @@ def given(offer: Offer, tokens: int = 0) -> Given:
 
 
 def with_claim(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     lane: str,
     task_id: int,
@@ -230,7 +228,7 @@ def _permit(
 # ---------------------------------------------------------------- refusing
 
 
-def _refuse_if_it_waits(connection: sqlite3.Connection, effects: Effects, pools: Pools, permit_id: int) -> None:
+def _refuse_if_it_waits(connection: Connection, effects: Effects, pools: Pools, permit_id: int) -> None:
     """Drop a request that does not wait, and stands behind others that do."""
     row = connection.execute(_ONE, (permit_id,)).fetchone()
     if row is None or row[4] is not None:
@@ -246,7 +244,7 @@ def _busy(lane: str, room: Room, now_us: int) -> ProviderBusy:
     return ProviderBusy(split_name(lane)[0], reason=room.reason, retry_after_s=after_s)
 
 
-def refuse_spent(connection: sqlite3.Connection, effects: Effects) -> None:
+def refuse_spent(connection: Connection, effects: Effects) -> None:
     """Drop calls that wait, and for which a budget now leaves nothing."""
     if not budget.any_spent(connection):
         return
@@ -258,12 +256,12 @@ def refuse_spent(connection: sqlite3.Connection, effects: Effects) -> None:
             effects.for_calls().touched.add(provider)
 
 
-def waiting_of(connection: sqlite3.Connection, worker_ids: Collection[int]) -> set[int]:
+def waiting_of(connection: Connection, worker_ids: Collection[int]) -> set[int]:
     """Return the requests of a process that still wait."""
     return {permit_id for (permit_id,) in connection.execute(_WAITING_OF, (encode(list(worker_ids)),))}
 
 
-def became(connection: sqlite3.Connection, request: PermitRequest) -> Permit | LimitError | None:
+def became(connection: Connection, request: PermitRequest) -> Permit | LimitError | None:
     """Return what became of a request: a permit, why there will be none, or None while it waits."""
     row = connection.execute(_ONE, (request.id,)).fetchone()
     if row is None:
@@ -281,23 +279,23 @@ def became(connection: sqlite3.Connection, request: PermitRequest) -> Permit | L
 # ---------------------------------------------------------------- who is held back
 
 
-def held(connection: sqlite3.Connection, lane: str) -> tuple[WaitReason, int]:
+def held(connection: Connection, lane: str) -> tuple[WaitReason, int]:
     """Return what a lane is held back for, and since when; "" and 0 when it is not."""
     found: tuple[WaitReason, int] | None = connection.execute(_HELD, (lane,)).fetchone()
     return ("", 0) if found is None else found
 
 
-def hold(connection: sqlite3.Connection, lane: str, reason: WaitReason, now_us: int) -> None:
+def hold(connection: Connection, lane: str, reason: WaitReason, now_us: int) -> None:
     """Note that somebody in a lane is held back."""
     connection.execute(_HOLD, (lane, reason, now_us))
 
 
-def unhold(connection: sqlite3.Connection, lane: str) -> None:
+def unhold(connection: Connection, lane: str) -> None:
     """Note that nobody is."""
     connection.execute(_UNHOLD, (lane,))
 
 
-def queues_of(connection: sqlite3.Connection, pools: Pools, touched: Collection[str] | None) -> set[str]:
+def queues_of(connection: Connection, pools: Pools, touched: Collection[str] | None) -> set[str]:
     """Return the queues in which tasks are ready that one of `touched` could serve; None is any provider."""
     found = set()
     last = ("", "")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import NamedTuple
 
 from sennit.model.order import order_us
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.moves.turn import has_room
 from sennit.store.sql import statements
 
-READY, TIMER, _READY_AGAIN = statements("sqlite", "place")
-_TASK = "SELECT priority, provider FROM sennit_task WHERE id = ?"
+READY, TIMER, _READY_AGAIN = statements("place")
+_TASK = "SELECT priority, provider, route FROM sennit_task WHERE id = ?"
 
 
 class Place(NamedTuple):
@@ -21,10 +21,11 @@ class Place(NamedTuple):
     priority: int
     thread_id: str | None
     provider: str
+    route: str
 
 
 def make_ready(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     task_id: int,
     place: Place,
@@ -35,16 +36,16 @@ def make_ready(
 
     `counts` are attempt, failures, crashes so far.
     """
-    queue, priority, thread_id, provider = place
+    queue, priority, thread_id, provider, route = place
     place_us = order_us(priority, now_us=effects.now_us)
     if thread_id is not None and not has_room(connection, effects, task_id, place_us=place_us, counts=counts):
         return
-    connection.execute(READY, (queue, provider, place_us, task_id, *counts))
-    effects.became_ready(queue, priority)
+    connection.execute(READY, (queue, provider, route, place_us, task_id, *counts))
+    effects.became_ready(queue, priority, route)
 
 
 def put_back(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     task_id: int,
     *,
@@ -53,13 +54,13 @@ def put_back(
     counts: tuple[int, int, int],
 ) -> None:
     """Put a task back into `ready` at the place in the order it had."""
-    priority, provider = connection.execute(_TASK, (task_id,)).fetchone()
-    connection.execute(_READY_AGAIN, (queue, provider, place_us, task_id, *counts, effects.now_us))
-    effects.became_ready(queue, priority)
+    priority, provider, route = connection.execute(_TASK, (task_id,)).fetchone()
+    connection.execute(_READY_AGAIN, (queue, provider, route, place_us, task_id, *counts, effects.now_us))
+    effects.became_ready(queue, priority, route)
 
 
 def schedule(
-    connection: sqlite3.Connection,
+    connection: Connection,
     effects: Effects,
     task_id: int,
     *,

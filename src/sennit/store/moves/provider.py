@@ -9,7 +9,6 @@ A lane is what tasks and calls name: `name`, or `name/model`.
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, assert_never
@@ -22,13 +21,16 @@ from sennit.limit.governor import GovernorState, Mark, Room
 from sennit.model.admission import Bounds
 from sennit.model.provider import CallReport, ProviderSpec, ProviderView, Rates, split_name
 from sennit.model.task import encode
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.protocol_providers import Steer
 from sennit.store.sql import statements
 
-_LOAD, _STORE, _NAMES, _OUT, _WAITING, _DUE, _FORGET, _STOOD_IN = statements("sqlite", "provider")
-_LANES = statements("sqlite", "permit")[3]
-_UNHOLD = "DELETE FROM sennit_held WHERE lane = ?1 OR (lane > ?1 || '/' AND lane < ?1 || '0')"
+_LOAD, _STORE, _NAMES, _OUT, _WAITING, _DUE, _FORGET, _STOOD_IN = statements("provider")
+_LANES = statements("permit")[3]
+_UNHOLD = (
+    "DELETE FROM sennit_held WHERE lane = ?1 OR (lane > CAST(?1 AS TEXT) || '/' AND lane < CAST(?1 AS TEXT) || '0')"
+)
 _SPENT = "SELECT 1 FROM sennit_budget WHERE scope = 'provider' AND key = ? AND is_spent = 1"
 
 _spec_of = msgspec.json.Decoder(ProviderSpec).decode
@@ -126,7 +128,7 @@ class Offer(NamedTuple):
 class Pools:
     """The providers that one transaction looks at. Loads what is asked for; `flush` writes what was changed."""
 
-    def __init__(self, connection: sqlite3.Connection, now_us: int, bounds: Bounds) -> None:
+    def __init__(self, connection: Connection, now_us: int, bounds: Bounds) -> None:
         self.connection = connection
         self.now_us = now_us
         self._bounds = bounds
@@ -275,7 +277,7 @@ def steer(pools: Pools, effects: Effects, name: str, how: Steer, until_us: int |
     return pools.view(pool)
 
 
-def forget(connection: sqlite3.Connection, pools: Pools, name: str) -> bool:
+def forget(connection: Connection, pools: Pools, name: str) -> bool:
     """Delete a provider that is neither used nor waited for."""
     pool = pools.known(name)
     if pool is None or pool.in_use or any(connection.execute(_WAITING, (name,)).fetchone()):
@@ -302,7 +304,7 @@ def views(pools: Pools, names: Sequence[str]) -> list[ProviderView]:
     return found
 
 
-def due(connection: sqlite3.Connection, pools: Pools) -> list[str]:
+def due(connection: Connection, pools: Pools) -> list[str]:
     """Return the providers for which the time has come that somebody was held back for."""
     names = [name for (name,) in connection.execute(_DUE, (pools.now_us,)).fetchall()]
     for name in names:

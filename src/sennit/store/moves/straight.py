@@ -6,25 +6,24 @@ between. It is a tenth of the time from an idle submit to the first line of the 
 
 from __future__ import annotations
 
-import sqlite3
-
 from sennit.model.order import order_us
 from sennit.model.task import Claimed, TaskSpec
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.sql import statements
 
-_IS_FREE, _RUN = statements("sqlite", "straight")
-_PLAIN_TASK = statements("sqlite", "submit")[4]
+_IS_FREE, _RUN = statements("straight")
+_PLAIN_TASK = statements("submit")[4]
 
 
 def is_plain(spec: TaskSpec) -> bool:
     """True for a task that nothing can hold back, refuse or find again."""
     held_back = spec.parents or spec.delay_us or spec.queue_timeout_us or spec.deadline_us
     named = (spec.key, spec.parent_id, spec.child_key, spec.thread_id, spec.entry)
-    return not held_back and not spec.provider and named == (None, None, None, None, None)
+    return not held_back and not spec.provider and not spec.route and named == (None, None, None, None, None)
 
 
-def start(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec, *, worker_id: int) -> Claimed | None:
+def start(connection: Connection, effects: Effects, spec: TaskSpec, *, worker_id: int) -> Claimed | None:
     """Store a plain task as claimed by `worker_id`; None, and nothing is stored, when it has to queue."""
     if not connection.execute(_IS_FREE, {"queue": spec.queue, "worker_id": worker_id}).fetchone()[0]:
         return None

@@ -7,7 +7,6 @@ Functions over a connection inside a transaction, so `submit_in` can run them in
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 
 from sennit.errors import UnknownDependency
@@ -15,6 +14,7 @@ from sennit.model.graph import order_batch
 from sennit.model.lifecycle import ENDED_BY_CODE, State
 from sennit.model.order import order_us
 from sennit.model.task import ErrorInfo, TaskSpec
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.moves.end import stop
 from sennit.store.moves.entry import admit
@@ -23,12 +23,12 @@ from sennit.store.moves.place import READY, TIMER
 from sennit.store.moves.turn import enter, has_room
 from sennit.store.sql import statements
 
-_TASK, _EDGE, _WAITING, _DEADLINE, _PLAIN_TASK, _READY_RANGE = statements("sqlite", "submit")
+_TASK, _EDGE, _WAITING, _DEADLINE, _PLAIN_TASK, _READY_RANGE = statements("submit")
 
 _STATE = "SELECT state FROM sennit_task WHERE id = ?"
 
 
-def submit(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> list[int]:
+def submit(connection: Connection, effects: Effects, specs: Sequence[TaskSpec]) -> list[int]:
     """Store `specs`, all or none; return their ids.
 
     Raises:
@@ -40,8 +40,8 @@ def submit(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Tas
     return [s.ref.id for s in specs]
 
 
-def _store(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
-    if _is_fan_out(specs):
+def _store(connection: Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
+    if is_fan_out(specs):
         _insert_fan_out(connection, effects, specs)
     elif all(not s.parents and s.key is None and s.child_key is None for s in specs):
         _insert(connection, effects, specs)
@@ -50,21 +50,21 @@ def _store(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Tas
             _submit_one(connection, effects, spec)
 
 
-def _is_fan_out(specs: Sequence[TaskSpec]) -> bool:
+def is_fan_out(specs: Sequence[TaskSpec]) -> bool:
     """True for many calls of one handler with nothing special about them, and ids without a gap."""
     first, n = specs[0], len(specs)
     if n == 1 or specs[-1].ref.id - first.ref.id != n - 1:
         return False
     kinds = {
         (s.handler, s.queue, s.priority, s.parents, s.key, s.child_key, s.thread_id, s.delay_us, s.deadline_us, s.queue_timeout_us,
-         s.provider)
+         s.provider, s.route)
         for s in specs
     }  # fmt: skip
-    plain = (first.handler, first.queue, first.priority, (), None, None, None, 0, 0, 0, "")
+    plain = (first.handler, first.queue, first.priority, (), None, None, None, 0, 0, 0, "", "")
     return kinds == {plain} and [s.ref.id for s in specs] == list(range(first.ref.id, first.ref.id + n))
 
 
-def _insert_fan_out(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
+def _insert_fan_out(connection: Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
     """Write a fan-out: half the columns to bind, and one statement that makes the whole range ready."""
     now_us, first = effects.now_us, specs[0]
     rows = [(s.ref.id, s.handler, s.queue, s.priority, s.payload, s.options, s.crashes_max, now_us) for s in specs]
@@ -81,7 +81,7 @@ def _in_order(specs: Sequence[TaskSpec]) -> list[TaskSpec]:
     return [by_id[i] for i in order_batch({s.ref.id: [p.id for p in s.parents] for s in specs})]
 
 
-def _submit_one(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec) -> None:
+def _submit_one(connection: Connection, effects: Effects, spec: TaskSpec) -> None:
     if exists(connection, effects, spec):
         return
     parents = [p.id for p in spec.parents]
@@ -102,13 +102,13 @@ def _submit_one(connection: sqlite3.Connection, effects: Effects, spec: TaskSpec
             return
 
 
-def _state_of(connection: sqlite3.Connection, task_id: int) -> State | None:
+def _state_of(connection: Connection, task_id: int) -> State | None:
     """Return the ended state, READY for any open one (a parent is open or not), None when unknown."""
     row = connection.execute(_STATE, (task_id,)).fetchone()
     return None if row is None else ENDED_BY_CODE.get(row[0], State.READY)
 
 
-def _insert(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec], *, need: int = 0) -> None:
+def _insert(connection: Connection, effects: Effects, specs: Sequence[TaskSpec], *, need: int = 0) -> None:
     """Write the wide rows and place each task; `need` open parents hold it back (for a batch of one).
 
     A task of a thread may also have to wait for its turn.
@@ -120,7 +120,7 @@ def _insert(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Ta
             (
                 s.ref.id, s.handler, s.queue, s.priority, s.thread_id, s.key, s.parent_id, s.child_key, len(s.parents),
                 s.on_parent_failed, s.payload, s.options, s.crashes_max, s.delay_us,
-                now_us + s.deadline_us if s.deadline_us else None, now_us, s.provider,
+                now_us + s.deadline_us if s.deadline_us else None, now_us, s.provider, s.route,
             )
             for s in specs
         ],
@@ -143,7 +143,7 @@ def _insert(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Ta
     _place(connection, effects, [s for s, n in zip(specs, needs, strict=True) if not n])
 
 
-def _place(connection: sqlite3.Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
+def _place(connection: Connection, effects: Effects, specs: Sequence[TaskSpec]) -> None:
     """Put tasks without open parents into `ready` or `timer`."""
     now_us = effects.now_us
     later = [(now_us + s.delay_us, s.ref.id, 0, 0, 0, "delay") for s in specs if s.delay_us]
@@ -156,6 +156,6 @@ def _place(connection: sqlite3.Connection, effects: Effects, specs: Sequence[Tas
             continue
         task_id, place_us = spec.ref.id, order_us(spec.priority, now_us=now_us)
         if spec.thread_id is None or has_room(connection, effects, task_id, place_us=place_us, counts=(0, 0, 0)):
-            rows.append((spec.queue, spec.provider, place_us, task_id, 0, 0, 0))
-            effects.became_ready(spec.queue, spec.priority)
+            rows.append((spec.queue, spec.provider, spec.route, place_us, task_id, 0, 0, 0))
+            effects.became_ready(spec.queue, spec.priority, spec.route)
     connection.executemany(READY, rows)

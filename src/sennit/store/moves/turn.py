@@ -5,26 +5,26 @@ enter ─► waits for its turn ─► holds it ──(room?)──► ready …
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 
 from sennit.model.task import TaskSpec, encode
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.sql import statements
 
 (
     _LAST, _ENTER, _FIRST, _LEAVE, _HOLD, _MOVE, _ALL,
     _GATE, _IDLE, _ANY_GATED, _ADMIT, _ADMITTED,
-) = statements("sqlite", "turn")  # fmt: skip
-_READY = statements("sqlite", "place")[0]
+) = statements("turn")  # fmt: skip
+_READY = statements("place")[0]
 _WAIT = "INSERT INTO sennit_waiting (id, need, attempt, failures, crashes, free) VALUES (?, 1, ?, ?, ?, 1)"
 _WAIT_MORE = "UPDATE sennit_waiting SET need = need + 1 WHERE id = ? AND free = 0"
 _UNWAIT = "DELETE FROM sennit_waiting WHERE id = ?"
 
-PassOn = Callable[[sqlite3.Connection, Effects, int], None]
+PassOn = Callable[[Connection, Effects, int], None]
 
 
-def enter(connection: sqlite3.Connection, specs: Sequence[TaskSpec]) -> list[int]:
+def enter(connection: Connection, specs: Sequence[TaskSpec]) -> list[int]:
     """Queue new tasks in their threads; return for each 1 if it waits for its turn, else 0."""
     waits, last_seqs, rows = [], dict[str, int](), []
     for spec in specs:
@@ -43,7 +43,7 @@ def enter(connection: sqlite3.Connection, specs: Sequence[TaskSpec]) -> list[int
     return waits
 
 
-def leave(connection: sqlite3.Connection, effects: Effects, ended: Sequence[int], pass_on: PassOn) -> None:
+def leave(connection: Connection, effects: Effects, ended: Sequence[int], pass_on: PassOn) -> None:
     """Take ended tasks out of their threads; `pass_on` is told of each task whose turn has come."""
     left = connection.execute(_LEAVE, (encode(ended),)).fetchall()
     for thread_id in dict.fromkeys(thread_id for thread_id, held in left if held):
@@ -56,7 +56,7 @@ def leave(connection: sqlite3.Connection, effects: Effects, ended: Sequence[int]
 
 
 def reenter(
-    connection: sqlite3.Connection, thread_id: str, tasks: Sequence[tuple[int, str, tuple[int, int, int]]]
+    connection: Connection, thread_id: str, tasks: Sequence[tuple[int, str, tuple[int, int, int]]]
 ) -> int | None:
     """Put revived tasks (id, queue, counts) into their thread, next in line, in this order; return who has the turn.
 
@@ -83,7 +83,7 @@ def reenter(
 
 
 def has_room(
-    connection: sqlite3.Connection, effects: Effects, task_id: int, *, place_us: int, counts: tuple[int, int, int]
+    connection: Connection, effects: Effects, task_id: int, *, place_us: int, counts: tuple[int, int, int]
 ) -> bool:
     """True when a task that has its turn may be ready; else it waits for room, at this place among those that do.
 
@@ -97,25 +97,25 @@ def has_room(
     return False
 
 
-def rest(connection: sqlite3.Connection, effects: Effects, task_id: int) -> None:
+def rest(connection: Connection, effects: Effects, task_id: int) -> None:
     """A task keeps its turn but runs no more for now (retry, sleep, suspension): its room is free."""
     if connection.execute(_IDLE, (task_id,)).rowcount:
         effects.room = True
 
 
-def admit(connection: sqlite3.Connection, effects: Effects) -> None:
+def admit(connection: Connection, effects: Effects) -> None:
     """Give the room there is to those who wait for it, in order."""
     if not connection.execute(_ANY_GATED).fetchone()[0]:
         return
-    for task_id, place_us, attempt, failures, crashes, queue, priority, provider in connection.execute(
+    for task_id, place_us, attempt, failures, crashes, queue, priority, provider, route in connection.execute(
         _ADMIT, {"n": effects.bounds.threads_max}
     ).fetchall():
         connection.execute(_ADMITTED, (task_id,))
         connection.execute(_UNWAIT, (task_id,))
-        connection.execute(_READY, (queue, provider, place_us, task_id, attempt, failures, crashes))
-        effects.became_ready(queue, priority)
+        connection.execute(_READY, (queue, provider, route, place_us, task_id, attempt, failures, crashes))
+        effects.became_ready(queue, priority, route)
 
 
-def open_tasks(connection: sqlite3.Connection, thread_id: str) -> list[int]:
+def open_tasks(connection: Connection, thread_id: str) -> list[int]:
     """Return the open tasks of a thread, the holder first."""
     return [task_id for (task_id,) in connection.execute(_ALL, (thread_id,))]

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 from sennit.errors import TaskNotFound
+from sennit.store.database import Connection
 from sennit.store.sql import statements
 
-_ADD, _BEGUN, _WAITS, _TIMES = statements("sqlite", "wait")
+_ADD, _BEGUN, _WAITS, _TIMES = statements("wait")
 _SUSPENDED = {"event": "event", "budget": "budget"}
 
 
-def add(connection: sqlite3.Connection, task_id: int, reason: str, us: int, *, is_early: bool = False) -> None:
+def add(connection: Connection, task_id: int, reason: str, us: int, *, is_early: bool = False) -> None:
     """Note that a task has waited; `is_early`: it has not been started before."""
     if us > 0:
         connection.execute(_ADD, (task_id, reason, us, us if is_early else 0))
 
 
-def resumed(connection: sqlite3.Connection, task_id: int, reason: str, us: int) -> None:
+def resumed(connection: Connection, task_id: int, reason: str, us: int) -> None:
     """Note that a task was suspended for `reason`: a person, unless it says otherwise."""
     add(connection, task_id, _SUSPENDED.get(reason, "human"), us)
 
 
-def begun(connection: sqlite3.Connection, task_id: int, started_us: int) -> None:
+def begun(connection: Connection, task_id: int, started_us: int) -> None:
     """Note the first start of a task whose first attempt leaves nothing in the history."""
     connection.execute(_BEGUN, (task_id, started_us))
 
 
-def waits(connection: sqlite3.Connection, task_id: int) -> dict[str, int]:
+def waits(connection: Connection, task_id: int) -> dict[str, int]:
     """Return µs by reason.
 
     Raises:

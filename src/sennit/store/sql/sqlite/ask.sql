@@ -1,8 +1,8 @@
 -- ask: questions of suspended tasks. The state column is the permission: an open one is closed once.
 -- Each statement uses the index that holds open ones only.
 
-INSERT OR IGNORE INTO sennit_ask (task_id, key, kind, name, event_key, spec, assignee, created_us, expires_us)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO sennit_ask (task_id, key, kind, name, event_key, spec, assignee, created_us, expires_us)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
 
 SELECT id, state FROM sennit_ask WHERE task_id = ? AND key = ?;
 
@@ -13,7 +13,7 @@ UPDATE sennit_ask SET kind = ?, name = ?, event_key = ?, spec = ?, assignee = ?,
 
 UPDATE sennit_ask SET state = ?, answer = ?, closed_us = ?, version = version + 1 WHERE id = ? AND state = 'open';
 
-INSERT OR IGNORE INTO sennit_step (task_id, key, result) VALUES (?, ?, ?);
+INSERT INTO sennit_step (task_id, key, result) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
 
 UPDATE sennit_meta SET value = value + 1 WHERE name = 'inbox';
 
@@ -46,22 +46,22 @@ SELECT a.id, a.task_id, t.handler, t.thread_id, a.spec, a.state, a.version, a.le
        a.expires_us, a.closed_us, a.answer
   FROM sennit_ask AS a JOIN sennit_task AS t ON t.id = a.task_id
  WHERE a.kind = :kind AND a.id > :after_id AND a.state = 'open'
-   AND (:thread_id IS NULL OR t.thread_id = :thread_id) AND (:task_id IS NULL OR a.task_id = :task_id)
-   AND (:assignee IS NULL OR a.assignee = :assignee)
+   AND (CAST(:thread_id AS TEXT) IS NULL OR t.thread_id = :thread_id) AND (CAST(:task_id AS BIGINT) IS NULL OR a.task_id = :task_id)
+   AND (CAST(:assignee AS TEXT) IS NULL OR a.assignee = :assignee)
  ORDER BY a.id LIMIT :n;
 
 SELECT a.id, a.task_id, t.handler, t.thread_id, a.spec, a.state, a.version, a.level, a.assignee, a.created_us,
        a.expires_us, a.closed_us, a.answer
   FROM sennit_ask AS a JOIN sennit_task AS t ON t.id = a.task_id
- WHERE a.kind = :kind AND a.id > :after_id AND (:states IS NULL OR a.state IN (SELECT value FROM json_each(:states)))
-   AND (:thread_id IS NULL OR t.thread_id = :thread_id) AND (:task_id IS NULL OR a.task_id = :task_id)
-   AND (:assignee IS NULL OR a.assignee = :assignee)
+ WHERE a.kind = :kind AND a.id > :after_id AND (CAST(:states AS TEXT) IS NULL OR a.state IN (SELECT value FROM json_each(:states)))
+   AND (CAST(:thread_id AS TEXT) IS NULL OR t.thread_id = :thread_id) AND (CAST(:task_id AS BIGINT) IS NULL OR a.task_id = :task_id)
+   AND (CAST(:assignee AS TEXT) IS NULL OR a.assignee = :assignee)
  ORDER BY a.id LIMIT :n;
 
 SELECT a.id, a.task_id, t.handler, t.thread_id, a.spec, a.state, a.version, a.level, a.assignee, a.created_us,
        a.expires_us, a.closed_us, a.answer
   FROM sennit_ask AS a JOIN sennit_task AS t ON t.id = a.task_id
- WHERE a.kind = :kind AND a.id > :after_id AND (:states IS NULL OR a.state IN (SELECT value FROM json_each(:states)))
-   AND (:thread_id IS NULL OR t.thread_id = :thread_id) AND (:task_id IS NULL OR a.task_id = :task_id)
-   AND (:assignee IS NULL OR a.assignee = :assignee)
+ WHERE a.kind = :kind AND a.id > :after_id AND (CAST(:states AS TEXT) IS NULL OR a.state IN (SELECT value FROM json_each(:states)))
+   AND (CAST(:thread_id AS TEXT) IS NULL OR t.thread_id = :thread_id) AND (CAST(:task_id AS BIGINT) IS NULL OR a.task_id = :task_id)
+   AND (CAST(:assignee AS TEXT) IS NULL OR a.assignee = :assignee)
  ORDER BY a.id DESC LIMIT :n;

@@ -12,8 +12,9 @@ SELECT scope, key, tokens_max, cost_nano_max, on_exceeded, tokens, cost_nano FRO
  WHERE scope = ? AND key = ? AND is_spent = 1;
 
 -- the first charge of something whose kind has a budget each
-INSERT OR IGNORE INTO sennit_budget (scope, key, tokens_max, cost_nano_max, on_exceeded, is_own)
-SELECT scope, ?2, tokens_max, cost_nano_max, on_exceeded, 0 FROM sennit_budget WHERE scope = ?1 AND key = '';
+INSERT INTO sennit_budget (scope, key, tokens_max, cost_nano_max, on_exceeded, is_own)
+SELECT scope, ?2, tokens_max, cost_nano_max, on_exceeded, 0 FROM sennit_budget WHERE scope = ?1 AND key = ''
+ON CONFLICT DO NOTHING;
 
 -- sums stop growing far above any bound: one that left the integers would be a fraction, or refused
 UPDATE sennit_budget SET tokens = min(tokens + ?, 4000000000000000000), cost_nano = min(cost_nano + ?, 4000000000000000000)
@@ -31,7 +32,7 @@ DELETE FROM sennit_budget WHERE scope = ? AND key = ?;
 DELETE FROM sennit_budget WHERE scope = ? AND is_own = 0;
 
 SELECT scope, key, tokens_max, cost_nano_max, on_exceeded, tokens, cost_nano FROM sennit_budget
- WHERE ?1 IS NULL OR scope = ?1 ORDER BY scope, key;
+ WHERE CAST(?1 AS TEXT) IS NULL OR scope = ?1 ORDER BY scope, key;
 
 SELECT scope, key, tokens_max, cost_nano_max, on_exceeded, tokens, cost_nano FROM sennit_budget
  WHERE scope = ? AND key = ?;

@@ -1,7 +1,7 @@
 -- fire: scheduled -> ready for all that is due, and the time limits that have passed.
 -- Both reads are ranges of a primary key that starts with due_us.
 
-SELECT m.due_us, m.id, m.attempt, m.failures, m.crashes, t.queue, t.priority, t.thread_id, t.provider
+SELECT m.due_us, m.id, m.attempt, m.failures, m.crashes, t.queue, t.priority, t.thread_id, t.provider, t.route
   FROM sennit_timer AS m JOIN sennit_task AS t ON t.id = m.id
  WHERE m.due_us <= ? ORDER BY m.due_us, m.id LIMIT 1000;
 
@@ -27,4 +27,4 @@ SELECT min(due_us), EXISTS (SELECT 1 FROM sennit_provider WHERE wake_us <= :now_
   UNION ALL SELECT min(due_us) FROM sennit_deadline
   UNION ALL SELECT min(expires_us) FROM sennit_ask WHERE state = 'open' AND expires_us IS NOT NULL
   UNION ALL SELECT min(wake_us) FROM sennit_provider WHERE wake_us IS NOT NULL
-  UNION ALL SELECT min(expire_us) FROM sennit_worker WHERE id <> :worker_id AND expire_us > :now_us);
+  UNION ALL SELECT min(expire_us) FROM sennit_worker WHERE id <> :worker_id AND expire_us > :now_us) AS dues;

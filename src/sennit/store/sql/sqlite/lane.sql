@@ -1,12 +1,17 @@
--- lane: ready -> running for tasks that need a permit. The tasks of a queue stand in one lane per provider, the plain
--- ones in lane ''; they are taken from the heads of the lanes, in order, so a full provider costs one look and no scan.
+-- lane: ready -> running for tasks that need a permit or a certain worker. The tasks of a queue stand in one lane per
+-- provider and route, the plain ones in lane ('', ''); they are taken from the heads of the lanes, in order, so a full
+-- provider, or a route for others, costs one look and no scan.
 -- Atomic because the transaction holds SQLite's only write lock. The heads are ranges of the primary key of sennit_ready.
 
 -- the next lane of a queue
-SELECT provider FROM sennit_ready WHERE queue = ? AND provider > ? ORDER BY provider LIMIT 1;
+SELECT provider, route FROM
+  (SELECT provider, route FROM sennit_ready WHERE queue = ?1 AND provider = ?2 AND route > ?3 ORDER BY route LIMIT 1) AS near
+UNION ALL SELECT provider, route FROM
+  (SELECT provider, route FROM sennit_ready WHERE queue = ?1 AND provider > ?2 ORDER BY provider, route LIMIT 1) AS far
+LIMIT 1;
 
 -- its first rows
-SELECT order_us, id, since_us, NULL FROM sennit_ready WHERE queue = :queue AND provider = :lane
+SELECT order_us, id, since_us, NULL FROM sennit_ready WHERE queue = :queue AND provider = :provider AND route = :route
  ORDER BY order_us, id LIMIT :n;
 
 -- the same, and whether a budget of the task is spent (its handler's, its thread's or its own)
@@ -15,7 +20,7 @@ SELECT r.order_us, r.id, r.since_us,
     OR EXISTS (SELECT 1 FROM sennit_budget WHERE scope = 'thread' AND key = t.thread_id AND is_spent = 1)
     OR EXISTS (SELECT 1 FROM sennit_budget WHERE scope = 'task' AND key = CAST(t.id AS TEXT) AND is_spent = 1)
   FROM sennit_ready AS r JOIN sennit_task AS t ON t.id = r.id
- WHERE r.queue = :queue AND r.provider = :lane
+ WHERE r.queue = :queue AND r.provider = :provider AND r.route = :route
  ORDER BY r.order_us, r.id LIMIT :n;
 
 -- what the worker needs of those that were chosen, in the order in which they were

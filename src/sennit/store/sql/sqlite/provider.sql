@@ -15,11 +15,11 @@ SELECT model, count(*) FROM sennit_permit WHERE provider = ? AND granted_us IS N
 -- calls and tasks that wait
 SELECT (SELECT count(*) FROM sennit_permit WHERE provider = ?1 AND granted_us IS NULL),
        (SELECT count(*) FROM sennit_ready WHERE provider = ?1 AND provider <> '')
-     + (SELECT count(*) FROM sennit_ready WHERE provider > ?1 || '/' AND provider < ?1 || '0' AND provider <> '');
+     + (SELECT count(*) FROM sennit_ready WHERE provider > CAST(?1 AS TEXT) || '/' AND provider < CAST(?1 AS TEXT) || '0' AND provider <> '');
 
 SELECT name FROM sennit_provider WHERE wake_us <= ? ORDER BY name;
 
 DELETE FROM sennit_provider WHERE name = ?;
 
 -- somebody that was to go to this one has a permit of a fallback
-SELECT EXISTS (SELECT 1 FROM sennit_permit WHERE fallback_for = ?1 OR (fallback_for > ?1 || '/' AND fallback_for < ?1 || '0'));
+SELECT EXISTS (SELECT 1 FROM sennit_permit WHERE fallback_for = ?1 OR (fallback_for > CAST(?1 AS TEXT) || '/' AND fallback_for < CAST(?1 AS TEXT) || '0'));

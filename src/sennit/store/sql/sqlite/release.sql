@@ -12,7 +12,7 @@ UPDATE sennit_waiting SET need = need - 1 WHERE id = ? RETURNING need;
 
 DELETE FROM sennit_waiting WHERE id = ? RETURNING attempt, failures, crashes, free;
 
-SELECT queue, priority, thread_id, provider, delay_us FROM sennit_task WHERE id = ?;
+SELECT queue, priority, thread_id, provider, route, delay_us FROM sennit_task WHERE id = ?;
 
 -- dependants of a parent that did not succeed, with what they want done about it; one may come twice
 SELECT e.child, t.on_parent_failed

@@ -8,4 +8,4 @@ UPDATE sennit_task
 -- those that wait for others and had counted this parent as done (on_parent_failed is run) wait for it again
 UPDATE sennit_waiting SET need = need + 1 WHERE free = 0 AND id IN (SELECT child FROM sennit_edge WHERE parent = ?);
 
-SELECT queue, priority, thread_id, provider FROM sennit_task WHERE id = ?;
+SELECT queue, priority, thread_id, provider, route FROM sennit_task WHERE id = ?;

@@ -36,9 +36,9 @@ UPDATE sennit_state SET data = NULL, operation_id = NULL, task_id = NULL, at_us 
 
 -- threads at a glance: those with open tasks first, then the last written
 SELECT h.thread_id, h.holder, h.open, coalesce(q.asks, 0), coalesce(s.version, 0), coalesce(s.at_us, 0)
-  FROM (SELECT thread_id, max(CASE WHEN held THEN id END) AS holder, count(*) AS open FROM sennit_turn GROUP BY thread_id
+  FROM (SELECT thread_id, max(CASE WHEN held = 1 THEN id END) AS holder, count(*) AS open FROM sennit_turn GROUP BY thread_id
         UNION ALL
-        SELECT DISTINCT thread_id, NULL, 0 FROM sennit_state
+        SELECT DISTINCT thread_id, CAST(NULL AS BIGINT), 0 FROM sennit_state
          WHERE data IS NOT NULL AND thread_id NOT IN (SELECT thread_id FROM sennit_turn)) AS h
   LEFT JOIN sennit_state AS s ON s.thread_id = h.thread_id AND s.name = 'state'
        AND s.version = (SELECT max(version) FROM sennit_state WHERE thread_id = h.thread_id AND name = 'state')

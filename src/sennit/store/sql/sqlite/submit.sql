@@ -3,8 +3,9 @@
 -- Parents are looked up in the same transaction, so none can end between the look and the commit.
 
 INSERT INTO sennit_task (id, handler, queue, priority, thread_id, key, parent_id, child_key, parents,
-                         on_parent_failed, payload, options, crashes_max, delay_us, deadline_us, created_us, provider)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+                         on_parent_failed, payload, options, crashes_max, delay_us, deadline_us, created_us, provider,
+                         route)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 INSERT INTO sennit_edge (parent, child, pos) VALUES (?, ?, ?);
 

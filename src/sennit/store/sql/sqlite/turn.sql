@@ -23,10 +23,12 @@ UPDATE sennit_turn SET active = 0 WHERE id = ? AND active = 1;
 
 SELECT EXISTS (SELECT 1 FROM sennit_turn WHERE gate_us IS NOT NULL);
 
-SELECT g.id, g.gate_us, w.attempt, w.failures, w.crashes, g.queue, t.priority, t.provider
+SELECT g.id, g.gate_us, w.attempt, w.failures, w.crashes, g.queue, t.priority, t.provider, t.route
   FROM sennit_turn AS g JOIN sennit_waiting AS w ON w.id = g.id JOIN sennit_task AS t ON t.id = g.id
  WHERE g.gate_us IS NOT NULL
  ORDER BY g.gate_us, g.id
- LIMIT CASE WHEN :n = 0 THEN -1 ELSE max(0, :n - (SELECT count(*) FROM sennit_turn WHERE active = 1)) END;
+ LIMIT CASE WHEN :n = 0 THEN 1000000000
+            WHEN :n > (SELECT count(*) FROM sennit_turn WHERE active = 1)
+            THEN :n - (SELECT count(*) FROM sennit_turn WHERE active = 1) ELSE 0 END;
 
 UPDATE sennit_turn SET active = 1, gate_us = NULL WHERE id = ?;

@@ -17,12 +17,13 @@ SELECT 'row ' || n.id || ' in ' || n.place || ' belongs to no open task'
 
 -- a waiting task counts exactly its open parents, and one more while it waits for its turn or for room
 SELECT 'task ' || w.id || ' waits for ' || w.need || ' things, and ' || count(DISTINCT p.id) || ' parents are open'
-       || CASE WHEN u.held = 0 THEN ' and its turn has not come' WHEN u.gate_us THEN ' and there is no room' ELSE '' END
+       || CASE WHEN u.held = 0 THEN ' and its turn has not come' WHEN u.gate_us IS NOT NULL THEN ' and there is no room' ELSE '' END
   FROM sennit_waiting AS w
   LEFT JOIN sennit_edge AS e ON e.child = w.id LEFT JOIN sennit_task AS p ON p.id = e.parent AND p.state = 0
   LEFT JOIN sennit_turn AS u ON u.id = w.id
- GROUP BY w.id
-HAVING w.need <> CASE WHEN w.free THEN 1 ELSE count(DISTINCT p.id) + coalesce(u.held = 0, 0) END OR NOT w.need LIMIT 100;
+ GROUP BY w.id, w.need, w.free, u.held, u.gate_us
+HAVING w.need <> CASE WHEN w.free = 1 THEN 1 WHEN u.held = 0 THEN count(DISTINCT p.id) + 1 ELSE count(DISTINCT p.id) END
+    OR w.need = 0 LIMIT 100;
 
 -- every open task of a thread stands in its line, and nobody else does
 SELECT 'task ' || t.id || ' of thread ' || t.thread_id || ' is open and not in its line'
@@ -57,7 +58,7 @@ SELECT 'thread ' || thread_id || ' has ' || count(*) || ' versions of its ' || n
 HAVING count(*) <> max(version) - min(version) + 1 LIMIT 100;
 
 -- an ended task has an end, an open one has none
-SELECT 'task ' || id || ' has state ' || state || ' and done_us ' || coalesce(done_us, 'none')
+SELECT 'task ' || id || ' has state ' || state || ' and done_us ' || coalesce(CAST(done_us AS TEXT), 'none')
   FROM sennit_task WHERE (state = 0) <> (done_us IS NULL) LIMIT 100;
 
 -- an ended task has no time limits
@@ -81,9 +82,11 @@ SELECT 'the ledger says ' || l.open || ' live, and ' || t.rows || ' are there'
        (SELECT count(*) AS rows FROM sennit_task WHERE state = 0) AS t
  WHERE l.open <> t.rows;
 
--- a ready task stands in the lane of its provider
-SELECT 'task ' || r.id || ' is ready in lane ''' || r.provider || ''' and its provider is ''' || t.provider || ''''
-  FROM sennit_ready AS r JOIN sennit_task AS t ON t.id = r.id WHERE r.provider <> t.provider LIMIT 100;
+-- a ready task stands in the lane of its provider and its route
+SELECT 'task ' || r.id || ' is ready in lane ''' || r.provider || ' ' || r.route || ''' and it belongs in '''
+       || t.provider || ' ' || t.route || ''''
+  FROM sennit_ready AS r JOIN sennit_task AS t ON t.id = r.id
+ WHERE r.provider <> t.provider OR r.route <> t.route LIMIT 100;
 
 -- the permit of a claim goes with the attempt
 SELECT 'task ' || p.id || ' has a permit of ' || p.provider || ', and does not run'
@@ -101,8 +104,8 @@ SELECT 'permit ' || p.id || ' is out, and provider ' || p.provider || ' is not k
 
 -- a budget that follows from one for each of its kind has the bounds of that
 SELECT 'the budget of ' || b.scope || ' ' || b.key || ' follows from none, or has other bounds'
-  FROM sennit_budget AS b LEFT JOIN sennit_budget AS each ON each.scope = b.scope AND each.key = ''
- WHERE b.is_own = 0 AND (each.tokens_max IS NOT b.tokens_max OR each.cost_nano_max IS NOT b.cost_nano_max) LIMIT 100;
+  FROM sennit_budget AS b LEFT JOIN sennit_budget AS base ON base.scope = b.scope AND base.key = ''
+ WHERE b.is_own = 0 AND (base.scope IS NULL OR base.tokens_max <> b.tokens_max OR base.cost_nano_max <> b.cost_nano_max) LIMIT 100;
 
 -- what is known of the waits of a task goes with it
 SELECT 'waits of task ' || w.id || ' are kept, and the task is not'

@@ -1,9 +1,10 @@
 -- wait: what a task has waited for. Rows are added to by whoever ends a wait; the rest follows from the times of the task.
 
 INSERT INTO sennit_wait (task_id, reason, us, early_us) VALUES (?1, ?2, ?3, ?4)
-ON CONFLICT (task_id, reason) DO UPDATE SET us = us + excluded.us, early_us = early_us + excluded.early_us;
+ON CONFLICT (task_id, reason) DO UPDATE SET us = sennit_wait.us + excluded.us,
+  early_us = sennit_wait.early_us + excluded.early_us;
 
-INSERT OR IGNORE INTO sennit_begun (task_id, started_us) VALUES (?, ?);
+INSERT INTO sennit_begun (task_id, started_us) VALUES (?, ?) ON CONFLICT DO NOTHING;
 
 SELECT reason, us, early_us FROM sennit_wait WHERE task_id = ? ORDER BY reason;
 

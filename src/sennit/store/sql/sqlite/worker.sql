@@ -21,6 +21,11 @@ UPDATE sennit_worker SET bell = '' WHERE id = ?;
 DELETE FROM sennit_worker WHERE id = ? AND NOT EXISTS (SELECT 1 FROM sennit_running WHERE worker_id = sennit_worker.id)
    AND NOT EXISTS (SELECT 1 FROM sennit_permit WHERE worker_id = sennit_worker.id);
 
-INSERT OR IGNORE INTO sennit_stop (worker_id, task_id, attempt) VALUES (?, ?, ?);
+INSERT INTO sennit_stop (worker_id, task_id, attempt) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
 
 SELECT 1 FROM sennit_worker WHERE id = ? AND bell <> '';
+
+-- something new about it
+UPDATE sennit_worker SET info = ? WHERE id = ? AND bell <> '';
+
+SELECT info FROM sennit_worker WHERE id = ?;
