@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sennit.errors import StoreUnavailable
@@ -20,6 +21,17 @@ def backup(path: Path, target: Path) -> int:
     Raises:
         StoreUnavailable: `target` exists, or cannot be made.
         StoreError: the database cannot be read, or the disk is full; `target` is not there then.
+    """
+    with new_file(target) as partial:
+        return _copy(path, partial)
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """Reserve the name of a file that must not be there; what the block writes to the path it gets is there afterwards, whole.
+
+    Raises:
+        StoreUnavailable: `target` exists, or cannot be made.
     """
     partial = target.with_name(target.name + ".partial")
     try:
@@ -34,7 +46,8 @@ def backup(path: Path, target: Path) -> int:
             f"cannot make {target}: {error.strerror}", fix="name a file in a folder that is there"
         ) from error
     try:
-        pages = _copy(path, partial)
+        partial.unlink(missing_ok=True)
+        yield partial
         _fsync(partial)
         partial.replace(target)
         _fsync(target.parent)
@@ -42,12 +55,26 @@ def backup(path: Path, target: Path) -> int:
         partial.unlink(missing_ok=True)
         target.unlink(missing_ok=True)
         raise
-    return pages
+
+
+def make_lone(path: Path) -> None:
+    """Make a database that nobody uses one file: without log and lock files beside it.
+
+    Raises:
+        StoreError: somebody uses it, or the disk is full.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            # WAL is the mode of a database in use; as a lone file it also opens where its folder is read-only.
+            connection.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+    for beside in ("-pen", "-pen.gate"):
+        path.with_name(path.name + beside).unlink(missing_ok=True)
 
 
 def _copy(path: Path, partial: Path) -> int:
     """Copy all pages in one step: a copy in several would begin again after each commit of another process."""
-    partial.unlink(missing_ok=True)
     try:
         with closing(connect(path, read_only=True)) as source, closing(sqlite3.connect(partial)) as copy:
             source.backup(copy)

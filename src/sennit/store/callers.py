@@ -6,10 +6,10 @@ rolled back; the rows are looked at again by the next one.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.membership import Membership
 from sennit.store.moves import ask, entry
@@ -17,7 +17,7 @@ from sennit.sync.ack import Ack, resolve_all
 
 T = TypeVar("T")
 
-Operation = Callable[[sqlite3.Connection, Effects], None]
+Operation = Callable[[Connection, Effects], None]
 Put = Callable[[Operation], Ack[None]]
 
 
@@ -26,7 +26,7 @@ def begin_to_wait(
 ) -> Ack[T]:
     """Begin to wait for something other processes may bring about; `drop` is called when that fails."""
 
-    def operation(connection: sqlite3.Connection, effects: Effects) -> None:
+    def operation(connection: Connection, effects: Effects) -> None:
         members.be_known(connection, effects)
         begin(connection, effects)
 
@@ -66,8 +66,9 @@ class Callers:
         """Resolve when the inbox's revision is greater than `seen`."""
         ack: Ack[int] = Ack()
 
-        def begin(connection: sqlite3.Connection, _: Effects) -> None:
-            self._inbox.append((seen, ack))
+        def begin(connection: Connection, _: Effects) -> None:
+            if (seen, ack) not in self._inbox:  # a transaction that is run once more asks again
+                self._inbox.append((seen, ack))
             self.look_inbox(connection)
 
         return begin_to_wait(self._put, self._members, ack, begin)
@@ -76,19 +77,21 @@ class Callers:
         """Resolve when fewer than `most` tasks of a queue wait; whoever claims there is to ring this process."""
         ack: Ack[None] = Ack()
 
-        def begin(connection: sqlite3.Connection, _: Effects) -> None:
-            self._rooms.setdefault(queue, []).append((most, ack))
+        def begin(connection: Connection, _: Effects) -> None:
+            rooms = self._rooms.setdefault(queue, [])
+            if (most, ack) not in rooms:
+                rooms.append((most, ack))
             connection.execute(entry.BLOCK, (self._members.id, queue))
             self.look_rooms(connection, [queue])
 
         return begin_to_wait(self._put, self._members, ack, begin)
 
-    def look_inbox(self, connection: sqlite3.Connection) -> None:
+    def look_inbox(self, connection: Connection) -> None:
         """See how far the inbox is."""
         if self._inbox:
             self._revision = ask.revision(connection)
 
-    def look_rooms(self, connection: sqlite3.Connection, queues: Iterable[str] | None = None) -> None:
+    def look_rooms(self, connection: Connection, queues: Iterable[str] | None = None) -> None:
         """See whether there is room in `queues`; None is all that somebody waits for."""
         for queue in list(self._rooms) if queues is None else queues:
             waiting = self._rooms.get(queue, [])

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 
 from sennit.errors import StoreError
 from sennit.model.task import Claim, WorkerInfo
+from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.membership import Membership
 from sennit.store.moves import look
@@ -48,7 +48,7 @@ class Keeper(Protocol):
     def heartbeat(self, worker_id: int, lease_us: int) -> Ack[list[Claim]]:
         """Renew the lease."""
 
-    def put(self, operation: Callable[[sqlite3.Connection, Effects], list[WorkerInfo]], /) -> Ack[list[WorkerInfo]]:
+    def put(self, operation: Callable[[Connection, Effects], list[WorkerInfo]], /) -> Ack[list[WorkerInfo]]:
         """Queue an operation."""
 
 
@@ -138,14 +138,14 @@ class Caretaker:
         self._store.put(self._others).call_when_done(loop, self._know)
         self._fire()
 
-    def _others(self, connection: sqlite3.Connection, _: Effects) -> list[WorkerInfo]:
+    def _others(self, connection: Connection, _: Effects) -> list[WorkerInfo]:
         """Return all other processes that have a row, the dead too. In a transaction."""
         return [worker for worker in look.workers(connection) if worker.id not in self._members.ids]
 
     def _glance(self) -> None:
         self._store.put(self._dead).call_when_done(asyncio.get_running_loop(), self._take_back)
 
-    def _dead(self, connection: sqlite3.Connection, effects: Effects) -> list[WorkerInfo]:
+    def _dead(self, connection: Connection, effects: Effects) -> list[WorkerInfo]:
         return self._peers.dead(self._others(connection, effects))
 
     def _take_back(self, ack: Ack[list[WorkerInfo]]) -> None:

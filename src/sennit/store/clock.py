@@ -8,9 +8,9 @@ never so that time would go back: a machine that comes up with a clock behind go
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Final
 
+from sennit.store.database import Connection
 from sennit.sync.clock import NowUs, boot_id, steady_clock, uptime_us, wall_us
 
 _OF_BOOT: Final = "SELECT value FROM sennit_meta WHERE name = 'clock:' || ?"
@@ -25,7 +25,7 @@ SELECT max(at_us) FROM (
 """
 
 
-def file_clock(connection: sqlite3.Connection) -> NowUs:
+def file_clock(connection: Connection) -> NowUs:
     """Return the clock that all processes of this boot share through the file."""
     boot = boot_id()
     if not boot:
@@ -33,7 +33,7 @@ def file_clock(connection: sqlite3.Connection) -> NowUs:
     return steady_clock(offset_us(connection, boot=boot, wall_now_us=wall_us(), uptime_now_us=uptime_us()))
 
 
-def offset_us(connection: sqlite3.Connection, *, boot: str, wall_now_us: int, uptime_now_us: int) -> int:
+def offset_us(connection: Connection, *, boot: str, wall_now_us: int, uptime_now_us: int) -> int:
     """Return what to add to the uptime of `boot`, in µs; fixes it if this is the first look since that boot.
 
     Args:

@@ -6,6 +6,7 @@ from collections import Counter
 
 from sennit.errors import LimitError
 from sennit.model.admission import Bounds
+from sennit.model.lock import LockGrant
 from sennit.model.order import Priority
 from sennit.model.provider import Permit
 from sennit.model.task import Claim
@@ -39,6 +40,21 @@ class Calls:
         self.refused += other.refused
 
 
+class LockNews:
+    """What an operation means for those who wait for locks.
+
+    Attributes:
+        granted: to which process, for which request.
+        earlier: processes whose timer is too late now.
+    """
+
+    __slots__ = ("earlier", "granted")
+
+    def __init__(self) -> None:
+        self.granted: list[tuple[int, int, LockGrant]] = []
+        self.earlier: set[int] = set()
+
+
 class Effects:
     """Collected while an operation runs; dropped with it when it is rolled back.
 
@@ -46,6 +62,7 @@ class Effects:
         bounds: what this process enforces.
         now_us: the store clock, read once under the write lock, so it grows from commit to commit.
         ready: queues in which a task became ready.  urgent: those in which an urgent one did.
+        routes: what those that became ready need of their worker; plain ones are not among them.
         ended: tasks that ended.
         stops: worker id → attempts that were stopped from outside.
         due_us: the earliest deadline this operation has set.
@@ -54,6 +71,7 @@ class Effects:
         room: a thread has become active or idle, and who gets the room must be decided.
         inbox: a question was asked, changed or closed.  claimed: tasks were claimed.
         calls: what it means for calls to providers; None, the usual case, is nothing.
+        locks: the same for locks.
     """
 
     __slots__ = (
@@ -65,10 +83,12 @@ class Effects:
         "ended",
         "inbox",
         "joined",
+        "locks",
         "now_us",
         "ready",
         "renewed",
         "room",
+        "routes",
         "stops",
         "urgent",
     )
@@ -78,6 +98,7 @@ class Effects:
         self.bounds = bounds
         self.ready: set[str] = set()
         self.urgent: set[str] = set()
+        self.routes: set[str] = set()
         self.ended: list[int] = []
         self.stops: dict[int, list[Claim]] = {}
         self.due_us: int | None = None
@@ -88,6 +109,13 @@ class Effects:
         self.room = False
         self.claimed = False
         self.calls: Calls | None = None
+        self.locks: LockNews | None = None
+
+    def for_locks(self) -> LockNews:
+        """Return what it means for locks, to add to it."""
+        if self.locks is None:
+            self.locks = LockNews()
+        return self.locks
 
     def for_calls(self) -> Calls:
         """Return what it means for calls, to add to it."""
@@ -95,9 +123,11 @@ class Effects:
             self.calls = Calls()
         return self.calls
 
-    def became_ready(self, queue: str, priority: int) -> None:
+    def became_ready(self, queue: str, priority: int, route: str = "") -> None:
         """Note that a task of `queue` became ready."""
         self.ready.add(queue)
+        if route:
+            self.routes.add(route)
         if priority == Priority.URGENT:
             self.urgent.add(queue)
 
@@ -110,6 +140,7 @@ class Effects:
         """Take over the effects of a part of this operation that was run apart."""
         self.ready |= other.ready
         self.urgent |= other.urgent
+        self.routes |= other.routes
         self.ended += other.ended
         for worker_id, stopped in other.stops.items():
             self.stops.setdefault(worker_id, []).extend(stopped)

@@ -11,24 +11,25 @@ from pathlib import Path
 
 from sennit.errors import SchemaMismatch
 from sennit.store.connect import explain
+from sennit.store.database import Connection
 from sennit.store.sql import migrations
 
 LATEST = max(version for version, _, _ in migrations("sqlite"))
 
 
-def version_of(connection: sqlite3.Connection) -> int:
+def version_of(connection: Connection) -> int:
     """Return the schema version in the file; 0 is an empty file."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     return version
 
 
-def pending(connection: sqlite3.Connection) -> list[tuple[int, str, str]]:
+def pending(connection: Connection) -> list[tuple[int, str, str]]:
     """Return the migrations that `migrate` would run: (version, name, script)."""
     now = version_of(connection)
     return [m for m in migrations("sqlite") if m[0] > now]
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> int:
+def migrate(connection: Connection, path: Path) -> int:
     """Bring the schema to `LATEST`; return how many migrations ran.
 
     Raises:
@@ -56,7 +57,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> int:
     return len(todo)
 
 
-def refuse_newer(connection: sqlite3.Connection, path: Path) -> None:
+def refuse_newer(connection: Connection, path: Path) -> None:
     """Raise SchemaMismatch when the file is newer than this program."""
     found = version_of(connection)
     if found > LATEST:

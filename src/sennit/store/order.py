@@ -40,6 +40,24 @@ class Order:
             self._fresh.clear()
             return {q: n for q in candidates if (n := self._wanted.pop(q, 0)) > 0}
 
+    @property
+    def fresh(self) -> set[str]:
+        """The queues of which more is wanted since it was last served."""
+        with self._lock:
+            return set(self._fresh)
+
+    @property
+    def wanting(self) -> set[str]:
+        """The queues of which something is wanted."""
+        with self._lock:
+            return {q for q, n in self._wanted.items() if n > 0}
+
+    @property
+    def is_empty(self) -> bool:
+        """True when nothing is wanted."""
+        with self._lock:
+            return not any(n > 0 for n in self._wanted.values())
+
     def take_one(self, queue: str) -> bool:
         """Take one of what is wanted of `queue`; False if nothing is."""
         with self._lock:

@@ -8,13 +8,13 @@ rolled back; the rows are looked at again by the next one.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 from sennit.errors import LimitError, ProviderBusy
 from sennit.model.provider import CallReport, Permit, PermitRequest
 from sennit.store.callers import begin_to_wait
+from sennit.store.database import Connection
 from sennit.store.effects import Calls, Effects
 from sennit.store.membership import Membership
 from sennit.store.moves import over, permit
@@ -30,7 +30,7 @@ Answer = Permit | LimitError
 class Put(Protocol):
     """The writer's `put`."""
 
-    def __call__(self, operation: Callable[[sqlite3.Connection, Effects], T], /) -> Ack[T]:
+    def __call__(self, operation: Callable[[Connection, Effects], T], /) -> Ack[T]:
         """Queue an operation."""
 
 
@@ -80,7 +80,7 @@ class Permits:
         """Resolve when one call may be made."""
         ack: Ack[Permit] = Ack()
 
-        def begin(connection: sqlite3.Connection, effects: Effects) -> None:
+        def begin(connection: Connection, effects: Effects) -> None:
             if self._members.is_worker:
                 self._members.has_claimed(connection, effects, leased=True)
             permit.ask(connection, effects, request, worker_id=self._members.id)
@@ -97,20 +97,20 @@ class Permits:
     def give_back(self, permit_id: int, report: CallReport | None) -> Ack[bool]:
         """A call is over, or is not wanted any more; False when this process has no such permit."""
 
-        def operation(connection: sqlite3.Connection, effects: Effects) -> bool:
+        def operation(connection: Connection, effects: Effects) -> bool:
             self._loose.discard(permit_id)
             return permit.give_back(connection, effects, permit_id, report, worker_ids=self._members.ids)
 
         return self._put(operation)
 
-    def has_rows(self, connection: sqlite3.Connection) -> bool:
+    def has_rows(self, connection: Connection) -> bool:
         """Return whether this process has permits, or waits for some, that do not go with an attempt of its own."""
         return over.has_calls(connection, self._members.ids)
 
     def close(self, error: BaseException) -> None:
         """Before the last transaction: the calls of this store object are over."""
 
-        def operation(connection: sqlite3.Connection, effects: Effects) -> None:
+        def operation(connection: Connection, effects: Effects) -> None:
             self.fail(error)
             if self._members.ids:
                 over.free_store(connection, effects, self._members.ids)
@@ -119,13 +119,13 @@ class Permits:
 
     # ------------------------------------------------------------ inside a transaction
 
-    def pools(self, connection: sqlite3.Connection, effects: Effects) -> Pools:
+    def pools(self, connection: Connection, effects: Effects) -> Pools:
         """Return the providers, for what is done at the end of a transaction; `flush` ends it."""
         if self._pools is None:
             self._pools = Pools(connection, effects.now_us, effects.bounds)
         return self._pools
 
-    def serve(self, connection: sqlite3.Connection, effects: Effects, calls: Iterable[Calls]) -> None:
+    def serve(self, connection: Connection, effects: Effects, calls: Iterable[Calls]) -> None:
         """Serve the calls that wait; note in which queues tasks may be claimed now."""
         all_calls = Calls()
         for some in calls:
@@ -159,7 +159,7 @@ class Permits:
                     others.add(worker_id)
         return others
 
-    def look(self, connection: sqlite3.Connection) -> None:
+    def look(self, connection: Connection) -> None:
         """See what others have decided about calls of this process."""
         if self._waiting:
             for permit_id in self._waiting.keys() - permit.waiting_of(connection, self._members.ids):
