@@ -85,6 +85,9 @@ class Scope(Protocol):
     def is_gone(self) -> None:
         """The attempt is over though its body still runs: what it still says is not said for the next one."""
 
+    def fence(self) -> None:
+        """Refuse what the body still writes from now on, in this process: it may not be ours any more."""
+
     def throttled_by(self, error: BaseException) -> str:
         """Return which provider refused the call that `error` is from, "" when none did."""
 

@@ -18,11 +18,13 @@ import struct
 import threading
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from sennit.errors import UnknownHandler
+from sennit.sync import arrays
 from sennit.sync.forks import end_forked_child
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
 
-__all__ = ["HEADER", "Answer", "Failure", "Ready", "Request", "call_json", "main"]
+__all__ = ["HEADER", "Answer", "Failure", "Ready", "Request", "call_json", "main", "serve"]
 
 HEADER: Final = struct.Struct("!Q")
 """Before every message: its length in bytes."""
@@ -62,10 +64,11 @@ class Failure(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 
 class Request(msgspec.Struct, array_like=True, frozen=True):
-    """One job."""
+    """One job. `array_folder` is where large numpy arrays of its result go, "" for inside the result."""
 
     handler_ref: str
     payload: bytes
+    array_folder: str = ""
 
 
 _LAST_WORDS: Final = msgspec.msgpack.encode(
@@ -91,7 +94,9 @@ def main(jobs: socket.socket, life: Connection, runner_ref: str, memory_bytes_ma
     functions: dict[str, Callable[..., object]] = {}
     requests = msgspec.msgpack.Decoder(Request)
     while (message := pipe.receive()) is not None:
-        pipe.send(_serve(requests.decode(message), runner_ref, functions))
+        request = requests.decode(message)
+        arrays.keep_in(Path(request.array_folder) if request.array_folder else None)
+        pipe.send(serve(request, runner_ref, functions))
 
 
 def call_json(function: Callable[..., object], payload: bytes) -> bytes:
@@ -130,7 +135,8 @@ class _Pipe:
         return message
 
 
-def _serve(request: Request, runner_ref: str, functions: dict[str, Callable[..., object]]) -> bytes:
+def serve(request: Request, runner_ref: str, functions: dict[str, Callable[..., object]]) -> bytes:
+    """Call the function and return the encoded `Answer` or `Failure`; `functions` keeps those found before."""
     pid = os.getpid()
     reserve = bytearray(_MEMORY_RESERVE_BYTES)
     error: BaseException | None = None

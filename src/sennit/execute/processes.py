@@ -27,8 +27,9 @@ from sennit.execute.process_handle import ChildProcess
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from multiprocessing.context import ForkServerContext, SpawnContext
+    from pathlib import Path
 
-__all__ = ["Job", "ProcessPool", "ProcessPoolStatistics"]
+__all__ = ["Job", "ProcessPool", "ProcessPoolStatistics", "to_error"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +69,7 @@ class ProcessPool:
         runner: str = "sennit.execute.process_child:call_json",
         memory_bytes_max: int | None = None,
         preload: Sequence[str] = (),
+        array_folder: Path | None = None,
     ) -> None:
         """Start with no process.
 
@@ -77,6 +79,7 @@ class ProcessPool:
             memory_bytes_max: limit of each process's address space; a body over it fails with MemoryError.
             preload: modules for the fork server to import once, so that children start with them. The fork server is
                 one per program: this has no effect if it already runs, and replaces the program's own list.
+            array_folder: where large numpy arrays of results go; None: inside the result.
 
         Raises:
             SettingsError: a bound is not positive.
@@ -88,6 +91,7 @@ class ProcessPool:
             )
         self.processes_max = processes_max
         self._runner = runner
+        self._array_folder = "" if array_folder is None else str(array_folder)
         self._memory_bytes_max = memory_bytes_max
         self._context = _context(preload)
         self._children: set[ChildProcess] = set()
@@ -117,7 +121,7 @@ class ProcessPool:
         child = await self._acquire(job)
         self._running[job] = child
         try:
-            reply = await child.ask(Request(job.handler_ref, job.payload))
+            reply = await child.ask(Request(job.handler_ref, job.payload, self._array_folder))
         except BaseException as error:
             self._crashed += isinstance(error, WorkerCrashed)
             self._discard(child)
@@ -128,7 +132,7 @@ class ProcessPool:
         self._release(child)
         if isinstance(reply, Answer):
             return reply.payload
-        raise _to_error(reply)
+        raise to_error(reply)
 
     def kill(self, job: Job) -> bool:
         """Stop `job` now: its process, and whatever it has started, is killed; `run` raises `WorkerCrashed`.
@@ -143,6 +147,11 @@ class ProcessPool:
             waiter.set_exception(WorkerCrashed(None, by_request=True))
             return True
         return False
+
+    def kill_all(self) -> None:
+        """Kill every worker process, whatever it runs. Any OS thread may call this; the loop may be blocked."""
+        for child in list(self._children):
+            child.kill(by_request=True)
 
     async def close(self, *, grace_s: float = 2.0) -> None:
         """Kill what runs, let idle processes end by themselves, and return when all are gone.
@@ -163,6 +172,11 @@ class ProcessPool:
             child.kill()
             await child.wait_closed()
         atexit.unregister(self._end_children)
+
+    def in_line(self, job: Job) -> bool:
+        """Return False: a job that waits for a process here waits for its own kind, and that is its own time."""
+        del job
+        return False
 
     def pids(self) -> list[int]:
         """Return the ids of the worker processes there are."""
@@ -266,7 +280,8 @@ def _context(preload: Sequence[str]) -> ForkServerContext | SpawnContext:
     return context
 
 
-def _to_error(failure: Failure) -> BodyFailed:
+def to_error(failure: Failure) -> BodyFailed:
+    """Return what a body raised in another process as an exception here."""
     original: BaseException | None = None
     if failure.pickled is not None:
         try:

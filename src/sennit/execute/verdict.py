@@ -2,7 +2,7 @@
 
 returned value ─► Succeeded | Retry, Snooze, Cancel values
 raised         ─► Retried (policy says when) | Failed
-interrupted    ─► by time-out: as if it raised TimeoutError;  by shutdown, or in line for a permit: GivenBack;
+interrupted    ─► by time-out: as if it raised TimeoutError;  by shutdown, by a fence, or in line for a permit: GivenBack;
                   from outside: nothing to say
 """
 
@@ -22,6 +22,7 @@ from sennit.errors import (
     AttemptPreempted,
     AttemptSuspended,
     BodyFailed,
+    ClusterUnavailable,
     Interrupted,
     PayloadError,
     SennitError,
@@ -49,6 +50,9 @@ TRACEBACK_CHARS_MAX = 16_000
 
 # The next attempt would meet the same: an answer stands, and so do the types.
 _FINAL = (AskDenied, AskExpired, PayloadError, StateTooLarge)
+
+# A CPU body that found no cluster is offered again after this long, to whichever process asks first.
+_CLUSTER_SNOOZE_S = 5.0
 
 
 class Judge:
@@ -84,6 +88,8 @@ class Judge:
             return GivenBack(task.claim)
         if isinstance(error, WorkerCrashed):
             return Crashed(task.claim, ErrorInfo(kind="crash", message=error.what))
+        if isinstance(error, ClusterUnavailable):
+            return Slept(task.claim, self._in(_CLUSTER_SNOOZE_S), "the cluster cannot be reached")
         info = describe(error)
         cause = error.original if isinstance(error, BodyFailed) and error.original is not None else error
         delay_s = None if isinstance(cause, _FINAL) else self._delay_s(task, policy, cause)
@@ -96,7 +102,7 @@ class Judge:
         match reason:
             case "stopped":
                 return None
-            case "shutdown" | "in line":
+            case "shutdown" | "in line" | "fenced":
                 return GivenBack(task.claim)
             case _:
                 return self.error(task, policy, TimeoutError(reason))

@@ -2,8 +2,8 @@
 
     start(task) ─► decode ─► body on the loop | in an OS thread | in a process ─► verdict ─► on_ended(ending, claim)
 
-Three things can cut a body short: a time-out, the store (cancelled, lease lost) and a stop of the process. All three
-go through `_interrupt`, once per attempt: the first reason stands. An async body gets a cancellation, a sync body an
+Four things can cut a body short: a time-out, the store (cancelled, lease lost), a lease that cannot be renewed and a stop
+of the process. All go through `_interrupt`, once per attempt: the first reason stands. An async body gets a cancellation, a sync body an
 exception raised in its OS thread, a cpu body's process is killed.
 """
 
@@ -21,10 +21,11 @@ from typing import Any
 from sennit.errors import AttemptCancelled, BodyFailed, PayloadError, PayloadTooLarge
 from sennit.execute import overspent
 from sennit.execute.body import Body, Runtime, Scope
+from sennit.execute.cluster import CpuPool
 from sennit.execute.lag import timed
 from sennit.execute.latency import Latencies, Watch
 from sennit.execute.pool import BodyPool, PoolTicket
-from sennit.execute.processes import Job, ProcessPool
+from sennit.execute.processes import Job
 from sennit.execute.rebase import Rebases
 from sennit.execute.verdict import Judge, options_of, unwound
 from sennit.model.order import Priority
@@ -89,7 +90,7 @@ class Worker:
         *,
         on_ended: Callable[[Ending | None, Claim], None],
         pool: BodyPool,
-        processes: ProcessPool,
+        processes: CpuPool,
         size_bytes_max: int,
         missing_s: float,
         lag_notice_s: float,
@@ -279,6 +280,10 @@ class Worker:
         if running.watch is not None:
             running.watch.ended(succeeded=running.reason is None and isinstance(ending, Succeeded))
             running.watch = None
+        if (
+            running.reason == "fenced"
+        ):  # whatever the body made of that: it ended after it was told to write nothing more
+            ending = GivenBack(running.task.claim)
         if self._running.pop(running.task.claim, None) is not None:
             pressed = self._pressed.pop(running.task.queue, None)
             if pressed is not None:
@@ -345,8 +350,10 @@ class Worker:
         self._time_out(running, reason)
 
     def _time_out(self, running: _Running, reason: str) -> None:
-        """What stands in line for its provider has not failed: it is given back, and waits without a slot."""
-        self._interrupt(running, "in line" if running.scope is not None and running.scope.in_line else reason)
+        """What stands in line for its provider or its cluster has not failed: it is given back, and waits without a slot."""
+        in_line = running.scope is not None and running.scope.in_line
+        in_line |= running.job is not None and self._processes.in_line(running.job)
+        self._interrupt(running, "in line" if in_line else reason)
 
     def _check_idle(self, running: _Running, idle_s: float) -> None:
         scope = running.scope if running.job is None else None  # a process gives no signs of life
@@ -397,6 +404,8 @@ class Worker:
         running.reason = reason
         if reason == "stopped" and running.scope is not None:
             running.scope.is_gone()  # the store has ended it
+        if reason == "fenced" and running.scope is not None:
+            running.scope.fence()  # it may end it any moment, and we would not hear of it
         if running.job is not None:
             self._processes.kill(running.job)
         elif running.future is not None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack
 from sennit.errors import SettingsError, UsageError
 from sennit.limit.load import LoadManager
 from sennit.model.retry import RetryPolicy
+from sennit.model.route import checked_labels
 from sennit.model.settings import Settings
 from sennit.model.task import Ledger
 from sennit.model.thread import OnBusy
@@ -24,7 +25,8 @@ from sennit.runtime.bridge import LoopThread
 from sennit.runtime.config import load
 from sennit.runtime.engine import Engine, usable_cores
 from sennit.runtime.harness import Testing
-from sennit.runtime.provider_face import ProviderFace
+from sennit.runtime.lock_face import LockFace
+from sennit.runtime.places import keep_arrays
 from sennit.runtime.providers import Providers
 from sennit.runtime.stores import DEFAULT_URL, open_store
 from sennit.schedule.cron import CronSpec
@@ -51,14 +53,15 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 
-class App(ProviderFace):
+class App(LockFace):
     """A fleet: its handlers, its store, and (inside `with app`) workers in this process.
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db` or `memory://`. Default: SENNIT_DB, else
             `.sennit/sennit.db` in the working directory.
         queues: queue → slots, for queues that are to have another number than `slots`.
-        settings: any setting by name; see docs/reference/settings.md.
+        settings: any setting by name; see docs/reference/settings.md. `labels` may be several, ("gpu", "eu"): what this
+            machine has; `version` is that of the code, for pinned tasks; `cluster` is where CPU bodies run, None is here.
 
     Raises:
         SettingsError: an unknown setting or a value out of its bounds.
@@ -66,8 +69,9 @@ class App(ProviderFace):
 
     def __init__(self, url: str | None = None, *, queues: Mapping[str, int] | None = None, **settings: Any) -> None:
         self.url = url or os.environ.get("SENNIT_DB") or DEFAULT_URL
-        self._keywords = settings
-        self.loaded = load(settings, environ=os.environ, folder=Path.cwd())
+        self._keywords = _plain(settings)
+        self.loaded = load(self._keywords, environ=os.environ, folder=Path.cwd())
+        keep_arrays(self.url, self.settings)
         self.registry = Registry()
         self._queues = _checked_queues(queues or {})
         self._only: dict[str, int] | None = None
@@ -76,6 +80,7 @@ class App(ProviderFace):
         self._opening = threading.Lock()
         self._client = Client(lambda: self.store, self.settings, self._works)
         self._providers = Providers(lambda: self.store, lambda: self._store, self.loaded.prices)
+        self._locks = self._new_locks()
         self._engine: Engine | None = None
         self._outside: Home | None = None
         self._bridge: LoopThread | None = None
@@ -109,9 +114,10 @@ class App(ProviderFace):
                 raise UsageError("the store of this app is open already", fix="call use() before the first submit")
             self.url = url or self.url
             self._only = self._only if queues is None else _checked_queues(queues)
-            self._keywords |= settings
+            self._keywords |= _plain(settings)
             self.loaded = load(self._keywords, environ=os.environ, folder=Path.cwd())
             self._client.settings = self.loaded.settings
+            keep_arrays(self.url, self.loaded.settings)
             self._providers.prices.add(self.loaded.prices.table)
 
     def _works(self, queue: str) -> bool:
@@ -138,6 +144,8 @@ class App(ProviderFace):
         cache_s: float | None = None,
         cache_tags: Sequence[str] | None = None,
         provider: Provider | str | None = None,
+        needs: str | Sequence[str] | None = None,
+        pinned: bool | None = None,
         preemptible: bool = False,
         options: SubmitOptions | None = None,
     ) -> Decorator: ...
@@ -151,7 +159,8 @@ class App(ProviderFace):
             retries: further attempts after a failure, or a whole `RetryPolicy`. Crashes are counted apart.
             timeout_s: per attempt.  idle_timeout_s: per attempt without a step, log line or `heartbeat()`.
             adaptive_timeout: give an attempt up that takes much longer than others of this handler did, below `timeout_s`.
-            on_busy, cache_s, cache_tags, provider: as in `SubmitOptions`; here because they say what kind of task it is.
+            on_busy, cache_s, cache_tags, provider, needs, pinned: as in `SubmitOptions`; here because they say what kind of
+                task it is.
             preemptible: when an urgent task of its queue finds no slot, it makes room at its next step and goes on
                 from there afterwards.
             options: defaults for everything else a submit can say.
@@ -416,10 +425,21 @@ class App(ProviderFace):
         """
         if self._providers.has_clients and not in_event_loop():
             asyncio.run(self._providers.close())
+        self._locks.close()
         with self._opening:
             store, self._store = self._store, None
         if store is not None:
             store.close()
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as the other sources have them: labels as one text."""
+    labels = settings.get("labels")
+    return (
+        settings
+        if labels is None or isinstance(labels, str)
+        else settings | {"labels": ",".join(checked_labels(labels, of_worker=True))}
+    )
 
 
 def _checked_queues(queues: Mapping[str, Any]) -> dict[str, int]:

@@ -19,7 +19,7 @@ from sennit.model.settings import PROFILES, Settings
 
 PREFIX = "SENNIT_"
 # Read elsewhere: the store's URL, the number of cores, and where tests find servers.
-_OTHERS = {"SENNIT_DB", "SENNIT_CPUS", "SENNIT_TEST_POSTGRES", "SENNIT_TEST_REDIS", "SENNIT_JSON"}
+_OTHERS = {"SENNIT_DB", "SENNIT_CPUS", "SENNIT_TEST_POSTGRES", "SENNIT_TEST_RAY", "SENNIT_TEST_REDIS", "SENNIT_JSON"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ def load(keywords: Mapping[str, Any], *, environ: Mapping[str, str], folder: Pat
     values: dict[str, Any] = {}
     prices: dict[str, Any] = {}
     origins = {f.name: "default" for f in fields(Settings)}
-    for source, found in (*_files(folder), ("environment", _environment(environ)), ("keyword", dict(keywords))):
+    for source, found in (*_files(folder), ("environment", _environment(environ)), ("keyword", _said(keywords))):
+        _flatten_cluster(found, source)
         prices |= _table(found.pop("prices", {}), source)
         values |= found
         origins |= dict.fromkeys(found, source)
@@ -50,6 +51,22 @@ def load(keywords: Mapping[str, Any], *, environ: Mapping[str, str], folder: Pat
         values |= given
         origins |= dict.fromkeys(given, f"profile {profile}")
     return Loaded(Settings.of(values), origins, Prices.of_config(prices))
+
+
+def _said(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords without those that are None: `App(cluster=None)` says nothing."""
+    return {name: value for name, value in keywords.items() if value is not None}
+
+
+def _flatten_cluster(found: dict[str, Any], source: str) -> None:
+    """Turn the table `[cluster]` of a file into settings: `address` is `cluster`, `token_path` is `cluster_token_path`."""
+    table = found.get("cluster")
+    if isinstance(table, dict):
+        del found["cluster"]
+        unknown = table.keys() - {"address", "token_path"}
+        if unknown:
+            raise SettingsError(f"[cluster] in {source} has no {min(unknown)!r}", fix="it has address and token_path")
+        found |= {"cluster" if name == "address" else f"cluster_{name}": value for name, value in table.items()}
 
 
 def _table(value: Any, source: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The engine: the working half of a process, its parts made, started and stopped in order.
 
-start: heart ─► pools ─► worker ─► dispatcher joins and orders ─► schedules
+start: pools ─► worker ─► dispatcher joins and orders ─► heart ─► schedules
 stop:  schedules ─► intake closed ─► bodies drain ─► rest interrupted and handed back ─► leave ─► pools, heart
 
 A start that fails half-way is undone the same way.
@@ -17,21 +17,25 @@ from contextlib import AbstractContextManager
 from functools import partial
 from random import Random
 
+from msgspec import structs
+
 from sennit.errors import StoreError
 from sennit.execute.body import Body, Scope
+from sennit.execute.cluster import open_cpu_pool
 from sennit.execute.pool import BodyPool
-from sennit.execute.processes import ProcessPool
 from sennit.execute.worker import Worker
 from sennit.limit.admission import MemoryGate, resident_bytes
 from sennit.limit.cgroups import effective_cpus
 from sennit.limit.load import LoadManager
 from sennit.limit.shedding import Decision, LoadBounds
 from sennit.model.provider import Budget
+from sennit.model.route import checked_labels
 from sennit.model.settings import Settings
 from sennit.model.task import Claim, Claimed, Ending, WorkerInfo
 from sennit.observe.capture import LogCapture
+from sennit.runtime.fence import Fence
 from sennit.schedule.dispatcher import Dispatcher
-from sennit.schedule.heart import Heart, Pulse
+from sennit.schedule.heart import FENCE_MARGIN, Heart, Pulse
 from sennit.schedule.planner import Planned, Planner
 from sennit.schedule.slots import Slots
 from sennit.store.protocol import Store
@@ -76,11 +80,7 @@ class Engine:
         cpu_slots = self.queues.get("cpu", 0) or usable_cores()
         self._slots = Slots(self.queues)
         self._pool = pool(loop=self._loop, threads_max=OS_THREADS_MAX)
-        self._processes = ProcessPool(
-            processes_max=cpu_slots,
-            runner="sennit.submit.codec:run_in_process",
-            memory_bytes_max=settings.cpu_memory_bytes_max or None,
-        )
+        self._processes = open_cpu_pool(settings, processes_max=cpu_slots)
         self._worker = Worker(
             self,
             on_ended=self._ended,
@@ -94,15 +94,27 @@ class Engine:
             on_lag=self._on_lag if settings.load_control else None,
         )
         me = WorkerInfo(
-            id=store.take_ids(1)[0], pid=os.getpid(), host=socket.gethostname(), boot_id=boot_id(), queues=self.queues
-        )
+            id=store.take_ids(1)[0], pid=os.getpid(), host=socket.gethostname(), boot_id=boot_id(), queues=self.queues,
+            labels=checked_labels(settings.labels, of_worker=True), version=settings.version,
+        )  # fmt: skip
         self.worker_id = me.id
+        self._me = me
+        self._fence = Fence(
+            self._loop,
+            self._worker,
+            self._processes,
+            worker_id=me.id,
+            on_change=self._on_fence,
+            loop_patience_s=settings.lease_s * FENCE_MARGIN / 4,
+        )
         self._heart = heart(
             store,
             me.id,
             lease_s=settings.lease_s,
             on_beat=self._on_beat,
             on_trouble=lambda e: _log.error("heartbeat: %s", e),
+            on_fence=self._fence.raise_,
+            on_back=self._fence.drop,
         )
         self._dispatcher = Dispatcher(store, me, self._slots, self._worker, on_held=self._on_held)
         self._gate = MemoryGate(
@@ -128,8 +140,8 @@ class Engine:
         try:
             if self._capture is not None:
                 logging.getLogger().addHandler(self._capture)
-            self._heart.start()
             await self._dispatcher.open(lease_us=int(self._settings.lease_s * 1_000_000))
+            self._heart.start()
             await self._planner.open()
         except (
             Exception,
@@ -158,6 +170,8 @@ class Engine:
                 self._stopping = True
                 await self._planner.close()
                 await self._dispatcher.close_intake()
+                if drain_s and self._slots.held:
+                    self._describe()
             await self._drain(drain_s)
             if self._capture is not None:
                 self._capture.flush()
@@ -320,6 +334,18 @@ class Engine:
                 pass
         except StoreError as error:
             _log.error("pruning ended tasks failed, next try after the next hour: %s", error)
+
+    def _on_fence(self, is_up: bool) -> None:  # noqa: FBT001 - by call_in
+        """This process could not renew its lease, or can again."""
+        if not self._stopping:
+            self._hold_back("fence", is_up)
+            if not is_up:
+                self._describe()
+
+    def _describe(self) -> None:
+        """Tell others how this process is."""
+        me = structs.replace(self._me, fenced=self._fence.raised, drains=self._stopping)
+        told(self._store.describe(me), "telling others how this worker is")
 
     def _on_beat(self, held: list[Claim]) -> None:
         """On the heart's OS thread: compare with what runs here, as of before the beat was asked for."""

@@ -22,6 +22,7 @@ from sennit.errors import UsageError
 from sennit.model.admission import Bounds
 from sennit.model.lifecycle import State
 from sennit.model.provider import CallReport, Permit, PermitRequest
+from sennit.model.route import EVERYTHING
 from sennit.model.settings import Settings
 from sennit.model.task import Claim, Ending, Ledger, Outcome, TaskView
 from sennit.model.thread import AskView, Decision
@@ -246,7 +247,9 @@ class Testing:
         exchange: Callable[[Store | None], Store | None],
     ) -> None:
         self._registry = registry
-        self._settings = replace(settings, lease_s=_LEASE_S)
+        self._settings = replace(
+            settings, lease_s=_LEASE_S, labels=EVERYTHING, cluster=""
+        )  # a test has all kinds of machines
         self._queues = queues
         self._exchange = exchange
         self._store: HarnessStore | None = None

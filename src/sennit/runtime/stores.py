@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 from sennit.errors import SettingsError
@@ -26,6 +27,8 @@ def open_store(url: str, settings: Settings, *, works: bool = True) -> Store:
         from sennit.store.memory import MemoryStore  # noqa: PLC0415 - only for tests
 
         return MemoryStore(bounds=bounds_of(settings))
+    if is_postgres(url):
+        return _open_postgres(url, settings, works=works)
     from sennit.store.sqlite import SqliteStore  # noqa: PLC0415 - a store that is not used is not loaded
 
     return SqliteStore(
@@ -33,6 +36,43 @@ def open_store(url: str, settings: Settings, *, works: bool = True) -> Store:
         durability=settings.durability,
         lock_timeout_s=settings.lock_timeout_s,
         batch_max=settings.writer_batch_max,
+        bounds=bounds_of(settings) if works else None,
+    )
+
+
+def is_postgres(url: str) -> bool:
+    """Return whether a URL names a PostgreSQL database."""
+    return url.startswith(("postgresql://", "postgres://"))
+
+
+def need_psycopg() -> None:
+    """See to it that PostgreSQL can be used.
+
+    Raises:
+        SettingsError: the extra is not installed.
+    """
+    try:
+        import_module("psycopg")
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
+        raise SettingsError(
+            "PostgreSQL needs the extra `postgres`",
+            why="its driver, psycopg, is not installed",
+            fix="pip install 'sennit[postgres]'",
+        ) from error
+
+
+def _open_postgres(url: str, settings: Settings, *, works: bool) -> Store:
+    need_psycopg()
+    from sennit.store.postgres import PostgresStore  # noqa: PLC0415 - a store that is not used is not loaded
+
+    return PostgresStore(
+        url,
+        durability=settings.durability,
+        lock_timeout_s=settings.lock_timeout_s,
+        batch_max=settings.writer_batch_max,
+        listen_url=settings.listen_url,
         bounds=bounds_of(settings) if works else None,
     )
 
@@ -52,15 +92,12 @@ def sqlite_path(url: str) -> Path:
     Raises:
         SettingsError: it is not one.
     """
-    for prefix in ("postgresql://", "postgres://"):
-        if url.startswith(prefix):
-            raise SettingsError(
-                "this version of sennit has no PostgreSQL store yet", fix="use a file: --db sqlite:///fleet.db"
-            )
+    if is_postgres(url):
+        raise SettingsError(f"this works on a file, and {url.partition('://')[0]}://… is a server")
     if not url.startswith("sqlite:///"):
         raise SettingsError(
             f"{url!r} is not a store",
-            fix="use sqlite:///relative/path.db, sqlite:////absolute/path.db, or memory:// in tests",
+            fix="use sqlite:///relative/path.db, sqlite:////absolute/path.db, postgresql://user@host/database, or memory:// in tests",
         )
     path = url.removeprefix("sqlite:///")
     if not path:

@@ -106,6 +106,7 @@ class Attempt:
         self._steps_running: set[str] = set()
         self._steps_done: Ack[None] | None = None
         self._ended = False
+        self._is_fenced = False
 
     def __enter__(self) -> Self:
         self._token = _current.set(self)
@@ -125,6 +126,17 @@ class Attempt:
         """The store has ended the attempt, though its body still runs."""
         self.permit.is_gone()
 
+    def fence(self) -> None:
+        """Refuse all that the body writes from now on. Any OS thread may call this."""
+        self._is_fenced = self._ended = True
+        self.permit.is_gone()
+        if self.drafts is not None:
+            self.drafts.end()
+
+    def _pass_fence(self) -> None:
+        if self._is_fenced:
+            raise AttemptCancelled("fenced: this process could not renew its lease, and the task may run elsewhere")
+
     def beat(self) -> None:
         """Note a sign of life."""
         self.beat_us = self.store.now_us()
@@ -143,6 +155,7 @@ class Attempt:
 
     def remember(self, key: str, value: Any, what: str) -> Ack[bool]:
         """Store the result of a step."""
+        self._pass_fence()
         self.beat()
         encoded = encode_value(value, what, self.size_bytes_max)
         self.task.steps[key] = encoded
@@ -341,6 +354,7 @@ class Attempt:
 
     def flush(self) -> Ack[list[int]] | None:
         """Store the children now; None when there are none."""
+        self._pass_fence()
         children = self.take_children()
         return self.store.add_children(self.task.claim, children) if children else None
 

@@ -21,6 +21,7 @@ import msgspec
 from sennit.errors import ResultTimeout, SennitError, SettingsError, TaskCancelled, TaskFailed, UsageError
 from sennit.model.admission import Entry
 from sennit.model.lifecycle import State
+from sennit.model.route import route_words
 from sennit.model.settings import Settings
 from sennit.model.task import ErrorInfo, Outcome, Ref, TaskSpec, TaskView, WorkerInfo
 from sennit.store.protocol import Store
@@ -150,6 +151,7 @@ class Client:
             on_conflict=options.on_conflict, delay_us=options.delay_us if options.at is None else _us_until(options.at),
             queue_timeout_us=options.queue_timeout_us, deadline_us=options.deadline_us,
             crashes_max=options.crashes_max or settings.crashes_max, options=options.overrides, provider=options.provider,
+            route=options.route(settings.version),
             entry=options.entry(queue_max=settings.queue_max, on_full=cast("OnFull", settings.on_full)),
         )  # fmt: skip
 
@@ -243,10 +245,11 @@ class Client:
         store = self._store()
 
         def say(task: TaskView, workers: Sequence[WorkerInfo]) -> None:
-            if task.state.live and not any(w.role == "worker" and task.queue in w.queues for w in workers):
+            if task.state.live and not any(w.may_run(task.route, task.queue) for w in workers):
+                needed = f" with {route_words(task.route)}" if task.route else ""
                 _log.warning(
-                    "task %d (%s) waits and no worker serves queue %r; start one: sennit worker MODULE:APP --db %s",
-                    task.id, task.handler, task.queue, store.url,
+                    "task %d (%s) waits and no worker%s serves queue %r; start one: sennit worker MODULE:APP --db %s",
+                    task.id, task.handler, needed, task.queue, store.url,
                 )  # fmt: skip
 
         def looked(task: Ack[TaskView], workers: Ack[list[WorkerInfo]]) -> None:

@@ -13,6 +13,7 @@ from sennit.errors import SettingsError
 from sennit.model.admission import Entry, OnFull
 from sennit.model.order import Priority
 from sennit.model.provider import checked_provider_name
+from sennit.model.route import checked_labels, route_of
 from sennit.model.task import OnConflict, OnParentFailed, TaskOptions
 from sennit.model.thread import OnBusy, checked_thread_id
 from sennit.submit.handle import Handle
@@ -45,6 +46,8 @@ class SubmitOptions(TypedDict, total=False):
         cache_tags: names by which `app.invalidate` drops the cached result.
         provider: whom its calls go to: what `app.provider` returns, or `name` or `name/model`. It is claimed with a permit
             for its first call, and holds no slot while the provider has no room. None is no provider.
+        needs: labels, one or several: only a worker that has all of them runs it. Until there is one it waits.
+        pinned: only a worker with the `version` of the app that submits it runs it.
     """
 
     queue: str
@@ -67,6 +70,8 @@ class SubmitOptions(TypedDict, total=False):
     cache_s: float
     cache_tags: Sequence[str]
     provider: NamesProvider | str | None
+    needs: str | Sequence[str]
+    pinned: bool
 
 
 class Options(msgspec.Struct, kw_only=True, frozen=True):
@@ -90,6 +95,8 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     cache_us: int = 0
     cache_tags: tuple[str, ...] = ()
     provider: str = ""
+    needs: tuple[str, ...] = ()
+    pinned: bool = False
 
     def entry(self, *, queue_max: int, on_full: OnFull) -> Entry | None:
         """Return under which conditions such a task may enter, without its cache key; None is always."""
@@ -103,6 +110,19 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
             cache_us=self.cache_us,
             cache_tags=self.cache_tags if self.cache_us else (),
         )
+
+    def route(self, version: str) -> str:
+        """Return what such a task needs of its worker, when it is submitted by code of this version.
+
+        Raises:
+            SettingsError: it is pinned, and the code has no version.
+        """
+        if self.pinned and not version:
+            raise SettingsError(
+                "a task is pinned to the version of its app, and the app has none",
+                fix='say which: App(version="2026-11-21.1"), or SENNIT_VERSION in the environment',
+            )
+        return route_of(self.needs, version if self.pinned else "")
 
     def replaced(self, changes: SubmitOptions) -> Options:
         """Return these options with some changed.
@@ -196,6 +216,12 @@ def _provider(value: Any) -> str:
     return f"{name}{slash}{model}"
 
 
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(f"pinned must be True or False, not {value!r}", fix="the version is that of the app")
+    return value
+
+
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "queue": lambda value: value,
     "key": lambda value: value,
@@ -206,4 +232,6 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "crashes_max": lambda value: int(_positive("crashes_max", value, zero=False)),
     "cache_tags": _tags,
     "provider": _provider,
+    "needs": lambda value: () if value is None else checked_labels(value),
+    "pinned": _switch,
 }

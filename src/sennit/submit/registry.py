@@ -192,6 +192,8 @@ class Registry:
         cache_s: float | None = None,
         cache_tags: Sequence[str] | None = None,
         provider: NamesProvider | str | None = None,
+        needs: str | Sequence[str] | None = None,
+        pinned: bool | None = None,
         preemptible: bool = False,
         options: SubmitOptions | None = None,
     ) -> Handler:
@@ -236,6 +238,10 @@ class Registry:
             changes["cache_tags"] = cache_tags
         if provider is not None:
             changes["provider"] = provider
+        if needs is not None:
+            changes["needs"] = needs
+        if pinned is not None:
+            changes["pinned"] = pinned
         defaults = Options(queue=queue or ("cpu" if cpu else "default"))
         handler = Handler(
             name=name,

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from sennit.errors import AttemptCancelled, ConcurrentModificationError, LeaseLost, UsageError
+from sennit.model.lock import Fence
 from sennit.model.task import Claim
 from sennit.model.thread import StateView, StateWrite
 from sennit.store.protocol_threads import ThreadStore
@@ -49,9 +50,10 @@ class Change:
         apply: the stored value to the next one; raises what the function raises.
         operation_id: given by the user, or None.
         expected: the version it insists on, or None.
+        fences: of the locks it is made under.
     """
 
-    __slots__ = ("apply", "expected", "key", "operation_id")
+    __slots__ = ("apply", "expected", "fences", "key", "operation_id")
 
     def __init__(
         self,
@@ -60,7 +62,9 @@ class Change:
         *,
         operation_id: str | None = None,
         expected: int | None = None,
+        fences: tuple[Fence, ...] = (),
     ) -> None:
+        self.fences = fences
         self.key = key
         self.apply = apply
         self.operation_id = operation_id
@@ -155,6 +159,7 @@ class Drafts:
         Raises:
             ConcurrentModificationError: others changed it again and again, or it has a change that insists on a version.
             AttemptCancelled: the attempt is not held any more; nothing was committed.
+            Fenced: one was made under a lock that somebody else has, or has had, since; nothing was committed.
         """
         for _ in range(REBASES_MAX):
             drafts = {chain: draft for chain, draft in self._drafts.items() if chain[0] == thread_id}
@@ -263,6 +268,7 @@ class Drafts:
                     expected=draft.base.version + n,
                     data=data,
                     operation_id=None if change is None else self._operation(change) if saving else change.operation_id,
+                    fences=() if change is None else change.fences,
                 ),
             )
             for n, (change, data) in enumerate(made)

@@ -18,6 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from sennit.errors import ConcurrentModificationError, UsageError
 from sennit.limit.admission import check_thread_bytes
+from sennit.model.lock import Fence
 from sennit.model.thread import StateView, StateWrite
 from sennit.store.protocol_threads import ThreadStore
 from sennit.sync.ack import Ack
@@ -104,43 +105,52 @@ class State(Generic[S]):
 
     # ------------------------------------------------------------ writing
 
-    def update(self, fn: Callable[[S], S], *, operation_id: str | None = None) -> Pending[S]:
+    def update(
+        self, fn: Callable[[S], S], *, operation_id: str | None = None, fence: Fence | None = None
+    ) -> Pending[S]:
         """Replace the value by `fn(value)`; return the new one.
 
         Args:
             operation_id: a repeat of an operation the thread knows changes nothing, and returns what it made then
                 (the present value if that is not kept any more).
+            fence: of the lock it is made under, `lease.fence`.
 
         Raises:
             ConcurrentModificationError: others were faster, 1000 times in a row.
+            Fenced: somebody else has, or has had, that lock since; nothing is changed. In a body it is the attempt's failure,
+                or raised by `save`.
             PayloadError, PayloadTooLarge: what `fn` returned is no value of the type, or too large; nothing is changed.
             StateTooLarge: it is larger than `settings.thread_memory_bytes_max`; nothing is changed.
             UsageError: `fn` is async.
         """
-        return self._update((fn,), operation_id)
+        return self._update((fn,), operation_id, fence)
 
-    def apply(self, fns: Iterable[Callable[[S], S]], *, operation_id: str | None = None) -> Pending[S]:
+    def apply(
+        self, fns: Iterable[Callable[[S], S]], *, operation_id: str | None = None, fence: Fence | None = None
+    ) -> Pending[S]:
         """Run the value through several functions, as one version: all or nothing. Otherwise as `update`."""
-        return self._update(tuple(fns), operation_id)
+        return self._update(tuple(fns), operation_id, fence)
 
-    def update_if(self, expected_version: int, fn: Callable[[S], S]) -> Pending[bool]:
+    def update_if(self, expected_version: int, fn: Callable[[S], S], *, fence: Fence | None = None) -> Pending[bool]:
         """Replace the value by `fn(value)` if it is at `expected_version`; False, and no change, if it is not.
 
         In a body the version is checked again when the attempt ends: a conflict then is its error.
 
         Raises:
-            PayloadError, PayloadTooLarge, UsageError: as `update`.
+            PayloadError, PayloadTooLarge, Fenced, UsageError: as `update`.
         """
         apply, home = self._function((fn,)), self._home()
         if home.drafts is not None:
-            change = Change(self._call_site(home.drafts, (fn,)), apply, expected=expected_version)
+            change = Change(
+                self._call_site(home.drafts, (fn,)), apply, expected=expected_version, fences=_fences(fence)
+            )
             return Pending.of(partial(home.drafts.change_if, self._chain, change))
 
         def flow() -> Flow[bool]:
             view = yield from self._present()
             if view.version != expected_version:
                 return False
-            write = self._write(view.version, apply(view.data), None)
+            write = self._write(view.version, apply(view.data), None, fence)
             try:
                 views = yield from got(home.store.write_states([write]))
             except ConcurrentModificationError:
@@ -150,19 +160,24 @@ class State(Generic[S]):
 
         return Pending.of(flow)
 
-    def _update(self, fns: tuple[Callable[[S], S], ...], operation_id: str | None) -> Pending[S]:
+    def _update(self, fns: tuple[Callable[[S], S], ...], operation_id: str | None, fence: Fence | None) -> Pending[S]:
         apply, home = self._function(fns), self._home()
         if home.drafts is None:
-            return Pending.of(partial(self._write_through, home, apply, operation_id))
-        change = Change(self._call_site(home.drafts, fns), apply, operation_id=operation_id)
+            return Pending.of(partial(self._write_through, home, apply, operation_id, fence))
+        change = Change(self._call_site(home.drafts, fns), apply, operation_id=operation_id, fences=_fences(fence))
 
         def flow(drafts: Drafts = home.drafts) -> Flow[S]:
             return self._value((yield from drafts.change(self._chain, change)))
 
         return Pending.of(flow)
 
-    def _write_through(self, home: Home, apply: Callable[[bytes | None], bytes], operation_id: str | None) -> Flow[S]:
-        """Update outside of a body. Normally one write and no read: the tip of the chain is known."""
+    def _write_through(
+        self, home: Home, apply: Callable[[bytes | None], bytes], operation_id: str | None, fence: Fence | None
+    ) -> Flow[S]:
+        """Update outside of a body. Normally one write and no read: the tip of the chain is known.
+
+        A fenced write goes by itself: when it is refused, that is none of the business of others who write to the chain.
+        """
         conflicts, expected = 0, 0
         while conflicts < CONFLICTS_MAX:
             tip = home.chains.look(self._chain)
@@ -172,7 +187,8 @@ class State(Generic[S]):
             if tip is None:
                 tip = home.chains.learn(self._chain, (yield from self._present()))
             expected = tip.version
-            ack = home.chains.offer(tip, self._write(tip.version, apply(tip.data), operation_id))
+            write = self._write(tip.version, apply(tip.data), operation_id, fence)
+            ack = home.chains.offer(tip, write) if fence is None else home.store.write_states([write])
             if ack is not None:
                 try:
                     view = (yield from got(ack))[0]
@@ -180,6 +196,8 @@ class State(Generic[S]):
                     if conflicts:  # the first is mostly a tip that another process has made old
                         yield Pause(home.chance.uniform(0.0, min(PAUSE_S * 2**conflicts, PAUSE_S_MAX)))
                 else:
+                    if fence is not None:
+                        home.chains.learn(self._chain, view)
                     if view.data is None:  # an operation of old
                         view = yield from self._present()
                     return self._value(view.data)
@@ -195,9 +213,16 @@ class State(Generic[S]):
             return (yield from home.drafts.present(self._chain))
         return (yield from got(home.store.state(*self._chain)))
 
-    def _write(self, expected: int, data: bytes, operation_id: str | None) -> StateWrite:
+    def _write(self, expected: int, data: bytes, operation_id: str | None, fence: Fence | None) -> StateWrite:
         thread_id, name = self._chain
-        return StateWrite(thread_id=thread_id, name=name, expected=expected, data=data, operation_id=operation_id)
+        return StateWrite(
+            thread_id=thread_id,
+            name=name,
+            expected=expected,
+            data=data,
+            operation_id=operation_id,
+            fences=_fences(fence),
+        )
 
     def _call_site(self, drafts: Drafts, fns: tuple[Callable[..., Any], ...]) -> str:
         functions = ",".join(getattr(fn, "__qualname__", type(fn).__qualname__) for fn in fns)
@@ -228,6 +253,10 @@ class State(Generic[S]):
             return data
 
         return apply
+
+
+def _fences(fence: Fence | None) -> tuple[Fence, ...]:
+    return () if fence is None else (fence,)
 
 
 def _refuse(fn: object, value: object) -> None:

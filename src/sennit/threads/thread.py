@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, TypeVar
 
 from sennit.errors import ConcurrentModificationError, UsageError
+from sennit.model.lock import Fence
 from sennit.model.thread import CONFIG, STATE, StateView, StateWrite, checked_thread_id
 from sennit.sync.pending import Flow, Pending, got
 from sennit.sync.plain import typed
@@ -55,17 +56,21 @@ class Thread(Generic[S]):
         """Return the state and its version, as `state.get_versioned`."""
         return self.state.get_versioned()
 
-    def update(self, fn: Callable[[S], S], *, operation_id: str | None = None) -> Pending[S]:
+    def update(
+        self, fn: Callable[[S], S], *, operation_id: str | None = None, fence: Fence | None = None
+    ) -> Pending[S]:
         """Replace the state by `fn(state)`, as `state.update`."""
-        return self.state.update(fn, operation_id=operation_id)
+        return self.state.update(fn, operation_id=operation_id, fence=fence)
 
-    def update_if(self, expected_version: int, fn: Callable[[S], S]) -> Pending[bool]:
+    def update_if(self, expected_version: int, fn: Callable[[S], S], *, fence: Fence | None = None) -> Pending[bool]:
         """Replace the state if it is at a version, as `state.update_if`."""
-        return self.state.update_if(expected_version, fn)
+        return self.state.update_if(expected_version, fn, fence=fence)
 
-    def apply(self, fns: Iterable[Callable[[S], S]], *, operation_id: str | None = None) -> Pending[S]:
+    def apply(
+        self, fns: Iterable[Callable[[S], S]], *, operation_id: str | None = None, fence: Fence | None = None
+    ) -> Pending[S]:
         """Replace the state by several functions at once, as `state.apply`."""
-        return self.state.apply(fns, operation_id=operation_id)
+        return self.state.apply(fns, operation_id=operation_id, fence=fence)
 
     def history(self, limit: int = 100) -> Pending[list[Versioned[S]]]:
         """Return the versions of the state that are kept, as `state.history`."""
