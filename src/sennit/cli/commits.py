@@ -11,15 +11,24 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from sennit.errors import UsageError
 from sennit.sync.filelock import Pen
 
 _IN_MODIFY: Final = 0x2  # <sys/inotify.h>
 _EVENTS_BYTES: Final = 64 * 1024  # room for some 4,000 events of 16 bytes; the kernel merges equal ones
+
+
+class News(Protocol):
+    """What a follower sleeps on."""
+
+    def wait(self) -> None:
+        """Sleep until something may be there that was not at the last look."""
 
 
 class Commits:
@@ -78,3 +87,41 @@ class Commits:
             os.set_blocking(self._descriptor, False)
         with self._pen:
             self.drain()
+
+
+class OwnCommits:
+    """The commits of this process to a server, from the moment of `with` on.
+
+    Args:
+        tell: has a function called after each of them, from any OS thread.
+    """
+
+    def __init__(self, tell: Callable[[Callable[[], object]], None]) -> None:
+        self._tell = tell
+        self._in = self._out = -1
+
+    def __enter__(self) -> Self:
+        self._in, self._out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._tell(self._committed)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._tell(bool)
+        os.close(self._in)
+        out, self._out = self._out, -1
+        os.close(out)
+
+    def _committed(self) -> None:
+        with suppress(OSError):  # full: it is readable already; closed: nobody looks any more
+            os.write(self._out, b"\0")
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable with a commit."""
+        return self._in
+
+    def drain(self) -> None:
+        """Forget the commits so far. Never blocks."""
+        with suppress(BlockingIOError):
+            os.read(self._in, _EVENTS_BYTES)

@@ -1,44 +1,49 @@
-"""`sennit db`: the database as a file."""
+"""`sennit db`: the database itself, whatever keeps it."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 import click
 
+from sennit.cli.db_copy import backup, copy
 from sennit.cli.group import Group
-from sennit.cli.opening import existing, existing_path, reading, schema_of, settings_here
-from sennit.cli.output import emit, size
+from sennit.cli.opening import pending_of, schema_of, settings_here
+from sennit.cli.output import emit
 from sennit.cli.shared import Shared, pass_shared, shared_options
-from sennit.errors import StoreCorrupt, StoreUnavailable
-from sennit.runtime.stores import open_store, sqlite_path
-from sennit.store.backup import backup as copy_database
-from sennit.store.connect import filesystem_of
-from sennit.store.migrate import LATEST, pending
-
-PRAGMAS: Final = ("page_size", "page_count", "freelist_count", "journal_mode")
+from sennit.errors import StoreUnavailable
+from sennit.runtime.stores import is_postgres, open_store, sqlite_path
+from sennit.store.urls import without_password
 
 
 @click.group(cls=Group)
 @shared_options()
 def db() -> None:
-    """Make, migrate, check and back up the database."""
+    """Make, migrate, check, back up and move the database."""
+
+
+db.add_command(backup)
+db.add_command(copy)
+
+
+def _place(url: str) -> tuple[str, str]:
+    """Return the name of a key, and what it says: a path, or a URL."""
+    return ("url", without_password(url)) if is_postgres(url) else ("path", str(sqlite_path(url)))
 
 
 @db.command()
 @shared_options()
 @pass_shared
 def init(shared: Shared) -> None:
-    """Make the database; harmless when it is there."""
-    path = sqlite_path(shared.url)
-    made = not path.is_file()
+    """Make the database; harmless when it is there. On a server the database itself must be there: createdb."""
+    key, place = _place(shared.url)
+    made = schema_of(shared.url).found == 0 if is_postgres(shared.url) else not Path(place).is_file()
     _migrate(shared)
+    latest = schema_of(shared.url).latest
     if shared.json:
-        emit({"schema": "sennit.db/1", "path": str(path), "created": made, "version": LATEST})
+        emit({"schema": "sennit.db/1", key: place, "created": made, "version": latest})
     else:
-        click.echo(f"{'created' if made else 'there already:'} {path}, schema {LATEST}")
+        click.echo(f"{'created' if made else 'there already:'} {place}, schema {latest}")
 
 
 def _migrate(shared: Shared) -> None:
@@ -52,96 +57,53 @@ def _migrate(shared: Shared) -> None:
 @pass_shared
 def migrate(shared: Shared, *, dry_run: bool) -> None:
     """Bring the schema to the version of this sennit; forward only."""
-    path = existing_path(shared.url)
-    before = schema_of(path)
+    before = schema_of(shared.url)
+    key, place = _place(shared.url)
     if dry_run:
-        with reading(path) as reader:
-            todo = reader.put(pending).result()
+        todo = pending_of(shared.url)
         for version, name, script in todo:
             if shared.json:
                 emit({"schema": "sennit.migration/1", "version": version, "name": name, "sql": script})
             else:
                 click.echo(f"-- migration {version}: {name}\n{script.strip()}\n")
         if not todo and not shared.json:
-            click.echo(f"-- nothing to do: {path} has schema {before}")
+            click.echo(f"-- nothing to do: {place} has schema {before.found}")
         return
+    if before.found == 0 and is_postgres(shared.url):
+        raise StoreUnavailable(
+            f"{place} has no tables of sennit", why="there is nothing to migrate", fix=f"sennit db init --db {place}"
+        )
     _migrate(shared)
     if shared.json:
-        emit({"schema": "sennit.db/1", "path": str(path), "version_before": before, "version": LATEST})
+        emit({"schema": "sennit.db/1", key: place, "version_before": before.found, "version": before.latest})
     else:
-        click.echo(
-            f"{path}: schema {before} → {LATEST}" if before != LATEST else f"{path}: schema {LATEST}, nothing to do"
+        now = (
+            f"{before.found} → {before.latest}" if before.found != before.latest else f"{before.latest}, nothing to do"
         )
+        click.echo(f"{place}: schema {now}")
 
 
 @db.command()
 @shared_options()
 @pass_shared
 def check(shared: Shared) -> int:
-    """Check the file itself, every page and index; exit 1 if it is damaged. `sennit verify` checks what it says."""
-    path = existing_path(shared.url)
-    try:
-        with reading(path) as reader:
-            answers = reader.put(lambda c: c.execute("PRAGMA integrity_check").fetchall()).result()
-        broken = [row[0] for row in answers if row[0] != "ok"]
-    except StoreCorrupt as error:
-        broken = [error.what]
-    if shared.json:
-        emit({"schema": "sennit.check/1", "path": str(path), "sound": not broken, "broken": broken})
-    else:
-        click.echo("\n".join([f"✕ {line}" for line in broken] or [f"✓ {path} is sound"]))
-    return 1 if broken else 0
+    """Read every page and index, then check what the rows say, as `sennit verify` does; exit 1 if something is broken.
 
+    Of a server: every row is read and every index must be valid; with the extension amcheck they are compared with each other.
+    """
+    from sennit.cli.db_facts import examine
 
-@db.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@shared_options()
-@pass_shared
-def backup(shared: Shared, file: Path) -> None:
-    """Copy the database to a new FILE while workers go on; the copy is of one moment."""
-    path = existing_path(shared.url)
-    if schema_of(path) == 0:
-        raise StoreUnavailable(f"{path} has no tables of sennit", why="it is empty or belongs to another program")
-    pages = copy_database(path, file)
-    n_bytes = file.stat().st_size
-    if shared.json:
-        emit({"schema": "sennit.backup/1", "path": str(path), "target": str(file), "pages": pages, "bytes": n_bytes})
-    else:
-        click.echo(f"{path} → {file}: {pages:,} pages, {size(n_bytes)}")
+    return examine(shared)
 
 
 @db.command()
 @shared_options()
 @pass_shared
 def info(shared: Shared) -> None:
-    """Say where the database is, how large, and of which schema."""
-    path = existing_path(shared.url)
-    version = schema_of(path)
-    with reading(path) as reader:
-        pragmas = reader.put(lambda c: {name: c.execute(f"PRAGMA {name}").fetchone()[0] for name in PRAGMAS}).result()
-    tasks = None
-    if version == LATEST:
-        with existing(shared.url) as store:
-            tasks = store.ledger().result()
-    facts = {
-        "path": str(path.absolute()),
-        "bytes": path.stat().st_size,
-        "log_bytes": _size_of(path.with_name(path.name + "-wal")),
-        "version": version,
-        "version_latest": LATEST,
-        "tasks_stored": None if tasks is None else tasks.submitted - tasks.pruned,
-        "filesystem": filesystem_of(path),
-        **pragmas,
-    }
-    if shared.json:
-        emit({"schema": "sennit.db/1", **facts})
-        return
-    for name, value in facts.items():
-        text = size(value) if name.endswith("bytes") and isinstance(value, int) else value
-        click.echo(f"{name:<16} {text}")
+    """Say where the database is, how large, of which schema, and what is in it.
 
+    Of a server also: its version, our connections, who holds the pen, and for how long a snapshot has been open.
+    """
+    from sennit.cli.db_facts import tell
 
-def _size_of(path: Path) -> int:
-    with suppress(FileNotFoundError):
-        return path.stat().st_size
-    return 0
+    tell(shared)

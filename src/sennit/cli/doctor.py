@@ -23,7 +23,7 @@ from sennit.cli.output import emit, size
 from sennit.cli.shared import Shared, pass_shared, shared_options
 from sennit.errors import SennitError
 from sennit.runtime.engine import usable_cores
-from sennit.runtime.stores import sqlite_path
+from sennit.runtime.stores import is_postgres, sqlite_path
 from sennit.store.connect import NETWORK_FILESYSTEMS, connect, filesystem_of
 from sennit.store.liveness import PIDFD
 from sennit.store.wakeup import Bell
@@ -49,7 +49,10 @@ class Check:
 @shared_options()
 @pass_shared
 def doctor(shared: Shared) -> int:
-    """Check Python, SQLite, the file system, locks, sockets and settings; exit 1 on any problem."""
+    """Check Python, the settings, and what the database stands on; exit 1 on any problem.
+
+    For a file: SQLite, file system, locks, sockets. For a server: version, durability, room for connections, notifications.
+    """
     checks = list(examine(shared.url))
     for check in checks:
         if shared.json:
@@ -73,6 +76,11 @@ def examine(url: str) -> Iterator[Check]:
     yield Check("cores", "ok", f"{usable_cores()} usable of {os.cpu_count()}")
     yield _pidfd()
     yield _tried("settings", "every file and variable is read", settings_here)
+    if is_postgres(url):
+        from sennit.cli.doctor_server import server_checks
+
+        yield from server_checks(url)
+        return
     try:
         path = sqlite_path(url)
     except SennitError as error:

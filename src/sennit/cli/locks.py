@@ -1,4 +1,4 @@
-"""`sennit locks`: who holds which file lock."""
+"""`sennit locks`: who holds which lock, of the store and of files; and how an operator takes one away."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Final
 import click
 
 from sennit.cli.group import Group
+from sennit.cli.opening import existing
 from sennit.cli.output import emit, rfc3339, safe, span, table
 from sennit.cli.shared import Shared, examples, pass_shared, shared_options
+from sennit.errors import StoreUnavailable, UsageError
+from sennit.model.lock import LockHolder, LockView
 from sennit.sync.clock import wall_us
 from sennit.sync.filelocks import FileLock, LockOwner
 
@@ -23,7 +26,7 @@ PEN: Final = "-pen"  # the writer's own lock: not of this kind, and nobody signs
 @click.group(cls=Group)
 @shared_options()
 def locks() -> None:
-    """File locks: `sennit.sync.filelocks.FileLock`, and those of the workspace."""
+    """Locks of the store (`app.lock`), and of files (`FileLock`, and those of the workspace)."""
 
 
 @locks.command(epilog=examples("sennit locks ls", "sennit locks ls report.lock /var/lock/fleet --all"))
@@ -32,10 +35,14 @@ def locks() -> None:
 @shared_options()
 @pass_shared
 def ls(shared: Shared, paths: Sequence[Path], *, free: bool) -> None:
-    """List locks and who holds them: of these files, and of those in and below these folders (default: .sennit).
+    """List locks, who holds them and who waits: those of the store, and of files in and below .sennit.
 
-    Each is taken for a moment to learn whether it is free.
+    With PATH only file locks: of these files, and of those in and below these folders. Each of them is taken for a moment to
+    learn whether it is free. Locks in Redis are not listed.
     """
+    views = [] if paths else _of_store(shared)
+    if views:
+        _show(shared, views)
     roots = list(paths) or [DEFAULT]
     found = [(path, *_owners(path)) for path in sorted({lock for root in roots for lock in _locks(root)})]
     now_us = wall_us()
@@ -52,9 +59,89 @@ def ls(shared: Shared, paths: Sequence[Path], *, free: bool) -> None:
                 rows.append([path, f"{owner.pid} on {owner.host}", held, how, owner.purpose])
     if rows:
         table(["lock", "holder", "held for", "how", "purpose"], rows)
-    elif not shared.json:
+    elif not shared.json and not views:
         looked = f"{len(found):,} lock{'' if len(found) == 1 else 's'} in {', '.join(map(str, roots))}"
         click.echo(safe(f"none is held: {looked}"))
+
+
+@locks.command(epilog=examples("sennit locks release deploy --force"))
+@click.argument("name")
+@click.option(
+    "--force", is_flag=True, help="Take it from whoever holds it; what they write under its fence is refused."
+)
+@shared_options()
+@pass_shared
+def release(shared: Shared, name: str, *, force: bool) -> None:
+    """Take a lock of the store away from all who hold it. The next in line has it at once.
+
+    Its token grows, also when nobody waits. The holders hear of it when they next extend or release it; end them first if
+    what they do outside of the store must not go on.
+    """
+    if not force:
+        raise UsageError(
+            f"the lock {name!r} is released by who holds it",
+            why="taking it away lets a second one in while the first may still be at work",
+            fix=f"sennit locks release {name} --force",
+        )
+    with existing(shared.url) as store:
+        n = store.seize_lock(name).result()
+        if not n and not store.locks([name]).result():
+            raise UsageError(
+                f"no lock {name!r} was ever held in this store", fix="see `sennit locks ls`, and check --db"
+            )
+    if shared.json:
+        emit({"schema": "sennit.lock_release/1", "name": name, "holders": n})
+    else:
+        click.echo(safe(f"{name}: taken from {n:,} holder{'' if n == 1 else 's'}"))
+
+
+def _of_store(shared: Shared) -> list[LockView]:
+    """Return the locks of the store; none when there is no store and none was named."""
+    try:
+        with existing(shared.url) as store:
+            return store.locks().result()
+    except StoreUnavailable:
+        if shared.db is not None:
+            raise
+        return []
+
+
+def _show(shared: Shared, views: Sequence[LockView]) -> None:
+    """Print the locks of a store."""
+    rows = []
+    now_us = wall_us()
+    for view in views:
+        if shared.json:
+            emit(
+                {
+                    "schema": "sennit.store_lock/1",
+                    "name": view.name,
+                    "token": view.token,
+                    "holders": [_holder(holder) for holder in view.holders],
+                    "waiting": [_holder(holder) for holder in view.waiting],
+                }
+            )
+        for holder in (*view.holders, *view.waiting):
+            how = "shared" if holder.shared else "alone"
+            if holder.n_max:
+                how = f"1 of {holder.n_max}"
+            if holder.token is None:
+                how = f"waits ({how})"
+            since = span(max(0.0, (now_us - holder.since_us) / 1e6))
+            rows.append([view.name, holder.owner, since, how, "" if holder.token is None else str(holder.token)])
+    if not shared.json:
+        table(["lock of the store", "who", "for", "how", "token"], rows)
+
+
+def _holder(holder: LockHolder) -> dict[str, object]:
+    return {
+        "owner": holder.owner,
+        "token": holder.token,
+        "shared": holder.shared,
+        "n_max": holder.n_max,
+        "since_at": rfc3339(holder.since_us),
+        "until_at": None if holder.until_us is None else rfc3339(holder.until_us),
+    }
 
 
 def _owners(path: Path) -> tuple[tuple[LockOwner, ...], str]:

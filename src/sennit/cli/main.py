@@ -28,10 +28,10 @@ COMMANDS: Final = {
     "providers": ("sennit.cli.providers:providers", "Limits, pauses and budgets of model providers."),
     "signal": ("sennit.cli.signal:signal", "Tell the tasks that wait for an event that it has come."),
     "cache": ("sennit.cli.cache:cache", "Forget cached results."),
-    "locks": ("sennit.cli.locks:locks", "Who holds which file lock."),
+    "locks": ("sennit.cli.locks:locks", "Who holds which lock, of the store and of files."),
     "verify": ("sennit.cli.verify:verify", "Check that nothing was lost: exit 1 on any broken promise."),
     "bench": ("sennit.cli.bench:bench", "Measure this machine, beside the limit of raw SQLite."),
-    "db": ("sennit.cli.db:db", "Make, migrate, check and back up the database."),
+    "db": ("sennit.cli.db:db", "Make, migrate, check, back up and move the database."),
     "config": ("sennit.cli.config:config", "Show the settings in force and where they come from."),
     "doctor": ("sennit.cli.doctor:doctor", "Check that this machine has what sennit needs."),
     "version": ("sennit.cli.version:version", "Print the versions of sennit and what it stands on."),
@@ -45,7 +45,7 @@ BROKEN_PIPE_EXIT: Final = 1  # the same that click gives when it is the one to n
 @click.version_option(__version__, "--version", prog_name="sennit", message="%(prog)s %(version)s")
 @shared_options()
 def cli() -> None:
-    """Run fleets of agents and tasks on one SQLite file, and lose nothing."""
+    """Run fleets of agents and tasks on a SQLite file or on PostgreSQL, and lose nothing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

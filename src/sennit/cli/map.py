@@ -24,6 +24,7 @@ from sennit.cli.shared import Shared, pass_shared, shared_options
 from sennit.model.lifecycle import State
 from sennit.model.task import Outcome
 from sennit.runtime.app import App
+from sennit.store.urls import without_password
 from sennit.submit.registry import Call
 from sennit.sync.ack import Ack
 from sennit.sync.clock import monotonic_s
@@ -127,7 +128,9 @@ def _follow(shared: Shared, app: App, fleet: _Fleet, bar: Progress | None) -> di
             if bar is not None:
                 bar.advance(ok=outcome.state is State.SUCCEEDED)
     except KeyboardInterrupt:
-        click.echo(f"\nstopped waiting; what was handed in goes on: sennit tasks ls --db {app.url}", err=True)
+        click.echo(
+            f"\nstopped waiting; what was handed in goes on: sennit tasks ls --db {without_password(app.url)}", err=True
+        )
         raise
     finally:
         if bar is not None:
@@ -151,4 +154,7 @@ def _line(index: int, task_id: int, outcome: Outcome) -> dict[str, Any]:
 def _say_if_nobody_works(app: App, queue: str) -> None:
     workers = app.store.workers().result()
     if not any(w.role == "worker" and queue in w.queues for w in workers):
-        click.echo(f"no worker serves queue {queue!r}; start one: sennit worker MODULE:APP --db {app.url}", err=True)
+        click.echo(
+            f"no worker serves queue {queue!r}; start one: sennit worker MODULE:APP --db {without_password(app.url)}",
+            err=True,
+        )

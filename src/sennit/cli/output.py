@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from sennit.model.task import ErrorInfo, Ledger, LogLine, TaskView, WorkerInfo
+from sennit.model.route import parts_of
+from sennit.model.task import ErrorInfo, Ledger, LogLine, RouteView, TaskView, WorkerInfo
 
 T = TypeVar("T")
 
@@ -150,6 +151,8 @@ def task_json(task: TaskView) -> dict[str, Any]:
         "handler": task.handler,
         "queue": task.queue,
         "provider": task.provider,
+        "needs": parts_of(task.route)[0],
+        "pinned_to": parts_of(task.route)[1],
         "state": str(task.state),
         "priority": task.priority.name.lower(),
         "attempt": task.attempt,
@@ -195,10 +198,38 @@ def worker_json(worker: WorkerInfo) -> dict[str, Any]:
         "pid": worker.pid,
         "host": worker.host,
         "queues": worker.queues,
+        "labels": worker.labels,
+        "version": worker.version,
+        "drains": worker.drains,
+        "fenced": worker.fenced,
+        "listening": worker.listening,
         "running": worker.running,
         "started_at": rfc3339(worker.started_us),
         "lease_until": rfc3339(worker.expire_us),
     }
+
+
+def traits(worker: WorkerInfo | None, now_us: int | None = None) -> str:
+    """Return what is special about a worker for people, with two spaces before each; with a time also how it is now."""
+    if worker is None:
+        return ""
+    found = [f"with {','.join(worker.labels)}" if worker.labels else "", worker.version and f"version {worker.version}"]
+    if now_us is not None:
+        found.append("drains" if worker.drains else "")
+        found.append("its lease has lapsed" if worker.running and worker.expire_us < now_us else "")
+        found.append(f"was fenced {worker.fenced}×" if worker.fenced else "")
+        found.append("" if worker.listening else "hears nothing, looks every second")
+    return "".join(f"  {words}" for words in found if words)
+
+
+def route_json(view: RouteView) -> dict[str, Any]:
+    """Return what `status` says of the tasks that need the same of their worker."""
+    return msgspec.structs.asdict(view)
+
+
+def route_words(view: RouteView) -> str:
+    """Return the same for people: `gpu, eu`, `version 7`."""
+    return " and ".join(filter(None, [", ".join(view.needs), view.version and f"version {view.version}"]))
 
 
 def ledger_json(ledger: Ledger) -> dict[str, int]:

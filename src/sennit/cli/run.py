@@ -14,6 +14,7 @@ from sennit.cli.shared import Shared, pass_shared, shared_options
 from sennit.cli.waits import waited_json, waited_us, waited_words
 from sennit.errors import TaskError
 from sennit.runtime.app import App
+from sennit.store.urls import without_password
 from sennit.submit.handle import Handle
 from sennit.submit.options import SubmitOptions
 
@@ -74,7 +75,8 @@ def _wait(shared: Shared, app: App, handle: Handle[Any], timeout_s: float | None
     except KeyboardInterrupt:
         if shared.verbosity >= 0:
             click.echo(
-                f"stopped waiting; task {handle.id} goes on: sennit tasks wait {handle.id} --db {app.url}", err=True
+                f"stopped waiting; task {handle.id} goes on: sennit tasks wait {handle.id} --db {without_password(app.url)}",
+                err=True,
             )
         raise
     view = handle.view().result()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 import click
 
-from sennit.cli.commits import Commits
+from sennit.cli.commits import Commits, News
 from sennit.cli.group import Group
 from sennit.cli.opening import existing
 from sennit.cli.output import (
@@ -32,7 +33,7 @@ from sennit.errors import ResultTimeout
 from sennit.model.lifecycle import State
 from sennit.model.task import TaskView
 from sennit.model.thread import AskView
-from sennit.runtime.stores import sqlite_path
+from sennit.runtime.stores import is_postgres, sqlite_path
 from sennit.store.protocol import Store
 from sennit.sync.ack import Ack
 from sennit.sync.clock import monotonic_s
@@ -143,8 +144,8 @@ def get(shared: Shared, task_id: int) -> None:
         emit({**task_json(task), **shown, "waited_s": waited_json(waited), "attempts": earlier})
         return
     for name, value in task_json(task).items():
-        if value not in (None, "", 0) and name not in {"schema", "error", "waiting_for"}:
-            _print_fact(name, value)
+        if value not in (None, "", 0, ()) and name not in {"schema", "error", "waiting_for"}:
+            _print_fact(name, ", ".join(value) if name == "needs" else value)
     if position is not None:
         _print_fact("position", f"{position} before it")
     if task.state in {State.WAITING, State.SUSPENDED, State.READY} and (what := waits.of(task)):
@@ -185,7 +186,7 @@ def logs(shared: Shared, task_id: int, *, follow: bool, attempt: int | None) -> 
             store.task(task_id).result()  # an unknown task is an error, not an empty log
             _print_logs(shared, store, task_id, attempt, 0)
             return
-        with Commits(Path(sqlite_path(store.url))) as commits:
+        with _news_of(store, task_id) as commits:
             seq, live = 0, True
             while live:
                 # In this order: a line written before the end is there once the end is seen.
@@ -193,6 +194,18 @@ def logs(shared: Shared, task_id: int, *, follow: bool, attempt: int | None) -> 
                 seq = _print_logs(shared, store, task_id, attempt, seq)
                 if live:
                     commits.wait()
+
+
+def _news_of(store: Store, task_id: int) -> AbstractContextManager[News]:
+    """Return who wakes when lines were written, or the task has ended."""
+    if not is_postgres(store.url):
+        return Commits(Path(sqlite_path(store.url)))
+    from sennit.store.postgres import PostgresStore
+
+    assert isinstance(store, PostgresStore)  # noqa: S101 - by its URL
+    news = store.follow()
+    store.watch(task_id).add_done_callback(lambda _: news.wake())
+    return news
 
 
 def _print_logs(shared: Shared, store: Store, task_id: int, attempt: int | None, seq: int) -> int:

@@ -28,6 +28,7 @@ NOTICED_US: Final = 50_000
 # In the order in which a task usually meets them; others come after these.
 REASONS: Final = ("dependencies", "thread", "queue", "limit", "rate", "pause", "breaker", "budget", "human", "event")
 
+NO_WORKER: Final = "no worker with "  # as the store says it
 _TITLE_CHARS: Final = 40
 
 
@@ -60,6 +61,8 @@ class Waits:
             return f"question {asks[0].id}: {clipped(asks[0].spec.question, _TITLE_CHARS)}{more}"
         if task.state is State.SUSPENDED and task.reason == "event":
             return "an event"
+        if task.state is State.READY and task.reason.startswith(NO_WORKER):
+            return task.reason
         provider = self._providers.get(split_name(task.provider)[0])
         if task.state is State.READY and task.reason and provider is not None:
             return f"{clipped(safe(task.provider), _TITLE_CHARS)}: {state_words(provider, self._now_us)}"

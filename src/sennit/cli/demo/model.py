@@ -58,7 +58,7 @@ class Model:
         """Use up the quota of our own model for a moment; return it in words, "" where it is not ours."""
         if self._server is None:
             return ""
-        await asyncio.to_thread(self._server.exhaust, self._reset_s)
+        await asyncio.to_thread(self._server.exhaust, self._reset_s, at_next_call=True)
         return f"the model's quota is used up for {self._reset_s:g} s"
 
     def use(self, view: ProviderView, rows: Sequence[TaskView]) -> ModelUse:
