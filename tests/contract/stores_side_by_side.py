@@ -45,6 +45,7 @@ from sennit.model.task import (
     Preempted,
     Ref,
     Retried,
+    RouteView,
     Slept,
     Succeeded,
     TaskSpec,
@@ -64,6 +65,8 @@ THREADS = "xy"
 SECOND_US = 1_000_000
 LEASE_US = 40 * SECOND_US
 QUEUES = ("q", "r")
+ROUTES = ("", "a", "a,b", "=1", "a,=2")
+LABELS = (("a",), ())  # of each process
 
 # Which of several policies ended a task first is free, and so is its wording.
 POLICIES = frozenset({"parent_failed", "parent_cancelled", "deadline", "queue_timeout"})
@@ -81,6 +84,7 @@ plain = st.fixed_dictionaries(
         "queue_timeout_us": seconds,
         "deadline_us": seconds,
         "crashes_max": st.integers(1, 2),
+        "route": st.sampled_from(ROUTES),
     },
 )
 keyed = st.fixed_dictionaries(
@@ -93,7 +97,12 @@ linked = st.fixed_dictionaries(
         "stored": st.lists(pick, max_size=2),
         "inside": st.lists(pick, max_size=2),
     },
-    optional={"delay_us": seconds, "queue": st.sampled_from(QUEUES), "thread_id": st.sampled_from(THREADS)},
+    optional={
+        "delay_us": seconds,
+        "queue": st.sampled_from(QUEUES),
+        "thread_id": st.sampled_from(THREADS),
+        "route": st.sampled_from(ROUTES),
+    },
 )
 child = st.fixed_dictionaries(
     {"waits_for": st.integers(-3, 10**6), "on_parent_failed": st.sampled_from(["fail", "run", "cancel"])},
@@ -123,8 +132,13 @@ def shown(view: TaskView) -> tuple[Any, ...]:
     return (
         *(view.id, view.state, view.handler, view.queue, view.priority, view.key, view.thread_id, view.parent_id),
         *(view.created_us, view.due_us, view.done_us, error, running, reason, held_back, counts),
-        view.provider,
+        *(view.provider, view.route),
     )
+
+
+def sorted_by_text(views: list[RouteView]) -> list[RouteView]:
+    """Return views in an order that is that of no store."""
+    return sorted(views, key=str)
 
 
 def past(view: AttemptView) -> tuple[Any, ...]:
@@ -213,7 +227,10 @@ class StoresMachine(RuleBasedStateMachine):
         self.open(Bounds(threads_max=threads_max, state_versions=state_versions))
 
     def join_one(self, process: int) -> None:
-        worker = WorkerInfo(id=self.next_worker_id, pid=1, host="h", boot_id="b")
+        worker = WorkerInfo(
+            id=self.next_worker_id, pid=1, host="h", boot_id="b", queues=dict.fromkeys(QUEUES, 1),
+            labels=LABELS[process], version=str(process + 1),
+        )  # fmt: skip
         self.next_worker_id += 1
         self.workers[process] = worker.id
         self.both(process, lambda store: store.join(worker, Recorder(), self.loop, lease_us=LEASE_US))
@@ -351,6 +368,7 @@ class StoresMachine(RuleBasedStateMachine):
 
     def compare_the_end(self) -> None:
         self.both(1, lambda store: store.counts())
+        self.both(1, lambda store: store.routes(), seen=sorted_by_text)
         self.both_tell_the_same_history()
         self.both_are_sound()
 

@@ -18,6 +18,7 @@ from sennit.errors import SchemaMismatch, StoreCorrupt, StoreError, StoreFull, S
 from sennit.model.lifecycle import State
 from sennit.model.task import Ref, TaskSpec
 from sennit.store.connect import filesystem_of, refuse_network_filesystem
+from sennit.store.database import Connection
 from sennit.store.migrate import LATEST
 from sennit.store.sqlite import SqliteStore
 from sennit.testing.contract_tools import TIMEOUT_S, Rig, got, running_loop
@@ -38,7 +39,7 @@ def assert_clear(error: StoreError, *, names: Path) -> None:
     assert error.fix
 
 
-def limit_pages(connection: sqlite3.Connection, *, spare: int) -> None:
+def limit_pages(connection: Connection, *, spare: int) -> None:
     """Let the database grow by so many pages of 4 KiB and no further."""
     (used,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {used + spare}")

@@ -14,6 +14,7 @@ import pytest
 from sennit.errors import PermitLost, ProviderNotFound
 from sennit.model.admission import Entry
 from sennit.model.provider import CallReport
+from sennit.store.database import Connection
 from sennit.store.liveness import is_alive
 from sennit.store.moves import look
 from sennit.store.sqlite import SqliteStore
@@ -53,10 +54,13 @@ def store_of(rig: Rig) -> SqliteStore:
 
 def together(rig: Rig, *operations: Callable[[], Ack[Any]]) -> list[Ack[Any]]:
     """Have what these hand in share one transaction."""
-    gate = threading.Event()
-    store_of(rig).put(lambda _c, _e: gate.wait(10))
+    rig.store.take_ids(1)  # now, or the first operation would wait for ids, and these for a transaction of their own
+    gate, in_time = threading.Event(), list[bool]()
+    held = store_of(rig).put(lambda _c, _e: in_time.append(gate.wait(10)))
     handed_in = [operation() for operation in operations]
     gate.set()
+    got(held)
+    assert in_time == [True], "an operation has waited for what was to share a transaction with it"
     return handed_in
 
 
@@ -113,7 +117,7 @@ def test_a_read_of_several_statements_sees_one_moment(open_rig: Callable[..., Ri
     rig = open_rig()
     first, second = threading.Event(), threading.Event()
 
-    def count_twice(connection: sqlite3.Connection) -> list[int]:
+    def count_twice(connection: Connection) -> list[int]:
         found = [connection.execute("SELECT count(*) FROM sennit_provider").fetchone()[0]]
         first.set()
         assert second.wait(10)

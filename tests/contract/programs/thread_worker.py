@@ -1,8 +1,8 @@
 """A worker without a runtime: runs bodies of threads on a standing order, straight on the store, until it is killed.
 
 Usage: thread_worker.py FILE COUNT_OR_ASK, and a journal (tests.crash.fleet) in FLEET_JOURNAL. `count` adds 1 to the state
-of its thread and to that of the thread `all`, in the transaction of its success; `ask` asks three questions and returns
-the answers. Each ending is written down before it is recorded: what follows in a thread can only start after that.
+of its thread and to that of the thread `all`, in the transaction of its success; between reading and writing it waits
+until nobody can write to the pipe FLEET_GATE. `ask` asks three questions and returns the answers. Each ending is written down before it is recorded: what follows in a thread can only start after that.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from sennit.testing.contract_tools import Recorder, got, running_loop
 
 SLOTS = 2
 QUESTIONS = ("colour", "size", "when")
-JOURNAL = int(os.environ["FLEET_JOURNAL"])
 
 
 def say(what: str, task_id: int = 0, attempt: int = 0, note: str = "") -> None:
-    os.write(JOURNAL, f"{what} {task_id} {attempt} {os.getpid()} 0 {note}\n".encode())
+    os.write(int(os.environ["FLEET_JOURNAL"]), f"{what} {task_id} {attempt} {os.getpid()} 0 {note}\n".encode())
 
 
 class Hands(Recorder):
@@ -44,6 +43,8 @@ def count(store: SqliteStore, task: Claimed) -> Ending:
     for thread_id in (str(task.thread_id), "all"):
         now = got(store.state(thread_id))
         writes.append(StateWrite(thread_id=thread_id, expected=now.version, data=b"%d" % (int(now.data or b"0") + 1)))
+    say("read", task.id, task.attempt)
+    os.read(int(os.environ["FLEET_GATE"]), 1)  # until it is open; then for ever
     return Succeeded(task.claim, b"1", writes=tuple(writes))
 
 
