@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 import psutil
@@ -18,115 +17,14 @@ import pytest
 
 from sennit.errors import BodyFailed, SettingsError, UnknownHandler, UsageError, WorkerCrashed
 from sennit.execute.processes import Job, ProcessPool
-
-# ---------------------------------------------------------------- bodies, imported by the worker processes
-
-
-def echo(value: Any) -> Any:
-    return value
-
-
-def own_pid() -> int:
-    return os.getpid()
-
-
-def blob(size_bytes: int) -> str:
-    return "x" * size_bytes
-
-
-class Decorated:
-    """What a decorator such as `@app.task` leaves in the module."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-
-@Decorated
-def decorated(value: int) -> int:
-    return value + 1
-
-
-class PlainError(Exception):
-    pass
-
-
-class StubbornError(Exception):
-    """Pickles, but cannot be made again: the classic."""
-
-    def __init__(self, *, code: int) -> None:
-        super().__init__(f"code {code}")
-
-
-class SpeechlessError(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no words")
-
-
-def fail(kind: str) -> NoReturn:
-    match kind:
-        case "plain":
-            raise PlainError("went wrong", 42)
-        case "stubborn":
-            raise StubbornError(code=5)
-        case "local":
-
-            class LocalError(Exception):
-                pass
-
-            raise LocalError(lambda: None)
-        case "speechless":
-            raise SpeechlessError
-        case "exit":
-            sys.exit(3)
-        case _:
-            raise KeyboardInterrupt
-
-
-def die(how: str) -> None:
-    if how == "_exit":
-        os._exit(9)
-    os.kill(os.getpid(), getattr(signal, how))
-
-
-def fork_and_return() -> int:
-    """The child of the body comes out of the body too."""
-    pid = os.fork()
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid else 0
-
-
-def fork_and_leave_a_child_behind(pid_path: str, *, in_c: bool) -> None:
-    """A child that goes on after the worker process has crashed, with copies of all its descriptors."""
-    if (ctypes.CDLL(None).fork() if in_c else os.fork()) == 0:
-        write_whole(Path(pid_path), str(os.getpid()))
-        signal.pause()
-    while not Path(pid_path).exists():
-        os.sched_yield()
-    os._exit(4)
-
-
-def use_memory(size_bytes: int) -> int:
-    parts = [bytearray(size_bytes // 8) for _ in range(8)]
-    return len(parts)
-
-
-def start_and_spin(folder: str) -> None:
-    """Computes for ever, beside a program it has started."""
-    child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
-    write_whole(Path(folder, "pids"), f"{os.getpid()} {child.pid}")
-    while True:
-        pass
-
-
-def write_whole(path: Path, text: str) -> None:
-    path.with_suffix(".part").write_text(text)
-    path.with_suffix(".part").rename(path)
-
+from tests.crash import pool_bodies
+from tests.crash.pool_bodies import PlainError, die, echo, fail, fork_and_return, own_pid, start_and_spin, use_memory
 
 # ---------------------------------------------------------------- helpers
 
 
 def job(function: Any, *args: object) -> Job:
-    name = function if isinstance(function, str) else f"{__name__}:{function.__qualname__}"
+    name = function if isinstance(function, str) else f"{function.__module__}:{function.__qualname__}"
     return Job(name, msgspec.json.encode([args, {}]))
 
 
@@ -203,7 +101,7 @@ def test_a_payload_larger_than_any_pipe_goes_both_ways() -> None:
 
 def test_what_a_decorator_has_wrapped_is_found() -> None:
     async def scenario(pool: ProcessPool) -> None:
-        assert await call(pool, f"{__name__}:decorated", 1) == 2
+        assert await call(pool, f"{pool_bodies.__name__}:decorated", 1) == 2
 
     with_pool(scenario)
 
@@ -345,7 +243,7 @@ def test_a_crash_is_seen_although_a_forked_child_goes_on(tmp_path: Path, *, in_c
     async def scenario(pool: ProcessPool) -> None:
         payload = msgspec.json.encode([[str(tmp_path / "pid")], {"in_c": in_c}])
         with pytest.raises(WorkerCrashed) as caught:
-            await pool.run(Job(f"{__name__}:fork_and_leave_a_child_behind", payload))
+            await pool.run(Job(f"{pool_bodies.__name__}:fork_and_leave_a_child_behind", payload))
         assert caught.value.exitcode == 4
 
     with_pool(scenario)
@@ -428,7 +326,7 @@ def test_kills_at_random_moments_never_mix_up_answers() -> None:
 
     async def scenario(pool: ProcessPool) -> None:
         answered = 0
-        for number in range(40):
+        for number in range(24):  # each of eight moments three times
             one = job(echo, number)
             run = asyncio.create_task(pool.run(one))
             for _ in range(number % 8):
