@@ -15,7 +15,14 @@ from typing import Protocol
 class Sennit(Protocol):
     """Runs a command to its end."""
 
-    def __call__(self, *words: str, text: str | None = None) -> subprocess.CompletedProcess[str]: ...
+    def __call__(self, *words: str, text: str = "") -> subprocess.CompletedProcess[str]: ...
+
+
+def sennit(*words: str) -> int:
+    """Be `sennit` with these words, in a process that the nursery has forked."""
+    from sennit.cli.main import main
+
+    return main(words)
 
 
 class Start(Protocol):

@@ -16,7 +16,7 @@ from sennit.model.provider import ProviderView
 from sennit.submit.limits import Provider
 from tests.unit.command_line import Run
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from sennit.model.task import TaskSpec
-from sennit.store import desk
+from sennit.store import reception
 from sennit.store.effects import Effects
 from sennit.store.moves import claim, finish
 
@@ -67,7 +67,7 @@ BROKEN: dict[str, list[Change]] = {
     "an ended attempt stays held": [Change(finish, "_succeed", lambda succeed: partial(_still_held, succeed))],
     "the result is dropped": [Change(finish, "_RECORD", _instead("result = ?", "result = CAST(? AS BLOB) AND NULL"))],
     "a rescued task goes nowhere": [Change(finish, "put_back", _put_back_nowhere)],
-    "submit forgets the last of a batch": [Change(desk, "submit", _submit_all_but_the_last)],
+    "submit forgets the last of a batch": [Change(reception, "submit", _submit_all_but_the_last)],
     "an attempt has the number of the one before": [
         Change(finish, "put_back", lambda put_back: partial(_one_attempt_less, put_back)),
     ],

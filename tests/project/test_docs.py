@@ -11,8 +11,12 @@ from pathlib import Path
 
 import sennit
 from sennit import App, Handle
+from sennit.runtime.lock_face import LockFace
 from sennit.runtime.provider_face import ProviderFace
+from sennit.store.lease import Lease
+from sennit.store.leases import Lock, RWLock
 from sennit.store.protocol import Listener, Store
+from sennit.store.protocol_locks import LockBackend
 from sennit.store.protocol_providers import ProviderStore
 from sennit.store.protocol_threads import ThreadStore
 from sennit.submit.handle import Handles
@@ -104,6 +108,7 @@ def test_line_counts_of_files_are_about_right() -> None:
 OBJECTS = {
     App: "app.",
     ProviderFace: "app.",
+    LockFace: "app.",
     Provider: "provider.",
     Limits: "limits.",
     Call: "call.",
@@ -114,6 +119,9 @@ OBJECTS = {
     State: "state.",
     Inbox: "inbox.",
     Question: "question.",
+    Lock: "lock.",
+    RWLock: "rwlock.",
+    Lease: "lease.",
 }
 
 
@@ -139,7 +147,7 @@ def test_every_method_of_a_store_is_in_the_store_reference() -> None:
     text = (DOCS / "reference" / "store-protocol.md").read_text(encoding="utf-8")
     methods = [
         m
-        for owner in (Store, ThreadStore, ProviderStore, Listener)
+        for owner in (Store, ThreadStore, ProviderStore, LockBackend, Listener)
         for m, value in vars(owner).items()
         if inspect.isfunction(value)
     ]

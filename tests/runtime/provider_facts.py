@@ -13,7 +13,7 @@ from sennit.submit.limits import Provider
 
 P = ParamSpec("P")
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 TEST_S = 60.0
 
 

@@ -27,7 +27,7 @@ from sennit.submit.entrance import Entrance
 from sennit.sync.ack import Ack
 from sennit.testing.simloop import SimLoop
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 
 
 def text(value: str) -> str:

@@ -20,7 +20,7 @@ from sennit.model.lifecycle import State
 from sennit.model.thread import AskView
 from sennit.sync.pending import Pending
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 RETRIES = RetryPolicy(retries=3, delay_s=0.0)
 
 

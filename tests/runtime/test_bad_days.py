@@ -17,7 +17,7 @@ import pytest
 from sennit import App, Cancel, NotRetryable, Retry, RetryPolicy, Rule, Snooze, TaskCancelled, TaskFailed, step
 from sennit.errors import PayloadError, SettingsError
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 
 
 def failure(app: App, body: Callable[..., Any], *args: Any, **how: Any) -> TaskFailed:
@@ -157,6 +157,7 @@ def test_two_handlers_of_one_name_are_refused(app: App) -> None:
 # ---------------------------------------------------------------- handler missing
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_task_nobody_knows_fails_with_kind_handler_missing_in_the_end(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -164,7 +165,7 @@ def test_a_task_nobody_knows_fails_with_kind_handler_missing_in_the_end(
     client = App(url, durability="normal")
     handle: Any = client.task(name="renamed")(raise_stubborn).submit()
 
-    with App(url, durability="normal", handler_missing_s=1.0), pytest.raises(TaskFailed) as caught:
+    with App(url, durability="normal", handler_missing_s=0.6), pytest.raises(TaskFailed) as caught:
         handle.result(WAIT_S)
 
     client.close()
@@ -173,6 +174,7 @@ def test_a_task_nobody_knows_fails_with_kind_handler_missing_in_the_end(
     assert "offered again" in caplog.text
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_second_worker_that_knows_the_handler_takes_the_task(url: str) -> None:
     """The first has no slot left when the task is offered again."""
     ignorant = App(url, durability="normal", slots=1)

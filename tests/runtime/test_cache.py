@@ -12,7 +12,7 @@ import pytest
 from sennit import App, TaskFailed
 from sennit.model.lifecycle import State
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 
 
 class Shop:

@@ -11,7 +11,7 @@ from sennit import App, Retry, RetryPolicy, Snooze, TaskFailed, sleep, step
 from sennit.model.lifecycle import State
 from sennit.submit.handle import Handle
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 AGAIN = RetryPolicy(retries=1, delay_s=0.0)
 
 

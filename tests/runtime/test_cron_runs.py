@@ -14,7 +14,7 @@ from sennit import App
 from sennit.errors import SettingsError
 from sennit.schedule.cron import CronSpec, next_after
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 
 TICKING = """
 import sys

@@ -15,7 +15,7 @@ from sennit.errors import StoreFull
 from sennit.model.lifecycle import State
 from sennit.sync.ack import Ack
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 
 
 async def app_that_cannot_start(app: App, *, fails: str, begun: asyncio.Event) -> None:

@@ -21,7 +21,7 @@ from sennit.store.memory import MemoryStore
 from sennit.submit.entrance import Entrance
 from sennit.testing.simloop import SimLoop
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 BOUND = 4
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +14,11 @@ import pytest
 from sennit import App, Handle, step
 from sennit.limit import load as live
 from sennit.limit import shedding
-from sennit.limit.cgroups import MemoryUse, affinity_cpus
+from sennit.limit.cgroups import MemoryUse
 from sennit.limit.shedding import Decision, LoadBounds
 from sennit.model.lifecycle import State
 from sennit.runtime.engine import Engine
+from tests.busy import busy
 from tests.crash.fleet import WAIT_S, client, fleet, values
 from tests.runtime.test_processes import IDLE_S, WAKE_UPS_MAX, changed, wake_ups
 
@@ -145,20 +144,14 @@ def test_under_real_load_fewer_bodies_run_and_after_it_all_again(
     with stage.app:
         handles = submitted(stage, 40)
         stage.wait_for(lambda: stage.running == 10)
-        argv = [sys.executable, "-S", "-c", "while True: pass"]
-        children = [subprocess.Popen(argv) for _ in range(3 * affinity_cpus())]
-        try:
-            load = stage.engine.load
-            assert load is not None
+        load = stage.engine.load
+        assert load is not None
+        with busy():
             wait_until(lambda: load.multiplier < 1)
             stage.let_end(6)
             stage.wait_for(lambda: stage.running < 8)
             wait_until(lambda: stage.succeeded == 6)
             assert stage.ready > 24  # not all of the six were replaced
-        finally:
-            for child in children:
-                child.kill()
-                child.wait()
         # From here on only this test's load is to count, and that is over.
         load._bounds = LoadBounds(cpu_pressure_max=1.0, memory_free_min=0.0)
         stage.wait_for(lambda: stage.running == 10)
@@ -336,18 +329,12 @@ def test_idle_processes_with_load_control_do_not_wake_up(url: str) -> None:
         at = client(url)
         assert values(at.leaf.map(range(20))) == [20 * n + 3 for n in range(20)]
         at.app.close()
-        argv = [sys.executable, "-S", "-c", "while True: pass"]
-        children = [subprocess.Popen(argv) for _ in range(2 * affinity_cpus())]
-        try:
-            pids = [process.pid for process in processes]
+        pids = [process.pid for process in processes]
+        with busy(per_core=2):
             threading.Event().wait(live.TICK_S + 2.0)  # the last beat, and the look that finds nothing runs
             before = {pid: wake_ups(pid) for pid in pids}
             threading.Event().wait(IDLE_S + 2.5)  # longer than a trigger's window
             after = {pid: wake_ups(pid) for pid in pids}
-        finally:
-            for child in children:
-                child.kill()
-                child.wait()
 
     woken = {pid: changed(before[pid], after[pid]) for pid in pids}
     assert [w for w in woken.values() if sum(w.values()) > WAKE_UPS_MAX] == [], woken

@@ -88,7 +88,7 @@ def test_two_workers_send_nothing_until_a_window_resets_then_one_probe_and_use_u
     app, provider, ask = client
     start_worker()
     start_worker()
-    fake.exhaust(RESET_S)
+    fake.exhaust(RESET_S, at_next_call=True)
     first = ask.submit(0)  # alone: who calls beside it cannot know yet
     wait_until_the_fleet_knows(provider)
 
@@ -106,7 +106,7 @@ def test_a_fleet_that_is_killed_and_started_again_in_a_pause_sends_nothing_until
 ) -> None:
     app, provider, ask = client
     worker = start_worker()
-    fake.exhaust(RESTART_S)
+    fake.exhaust(RESTART_S, at_next_call=True)
     first = ask.submit(0)
     wait_until_the_fleet_knows(provider)
     worker.kill()

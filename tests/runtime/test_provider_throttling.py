@@ -15,7 +15,7 @@ from sennit.submit.limits import Provider
 from sennit.testing.provider import FakeProvider
 from tests.runtime.provider_facts import WAIT_S, Refused, on_a_loop, seen
 
-RESET_S = 1.2
+RESET_S = 2.0
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def test_a_window_that_is_used_up_uses_up_no_attempt_and_the_tasks_go_on_a
             call.used(input_tokens=used.prompt_tokens, output_tokens=used.completion_tokens)
             return n
 
-    fake.exhaust(RESET_S)
+    fake.exhaust(RESET_S, at_next_call=True)
     async with any_app:
         handles = ask_model.map(range(20))
         paused = await seen(provider, lambda v: v.reason == "pause")
@@ -90,7 +90,7 @@ async def test_steps_that_were_done_before_a_refusal_are_not_done_again(any_app:
         return f"{prompt}: {await step(call_model)}"
 
     fake.configure(answer="fine")
-    fake.exhaust(RESET_S)
+    fake.exhaust(RESET_S, at_next_call=True)
     async with any_app:
         assert await work.submit() == "prompt: fine"
 

@@ -20,7 +20,7 @@ from sennit.errors import ConcurrentModificationError, ThreadBusy, UsageError
 from sennit.model.thread import StateWrite
 from sennit.submit.context import current
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 AGAIN = RetryPolicy(retries=1, delay_s=0.0)
 
 

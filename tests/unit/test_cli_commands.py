@@ -229,9 +229,9 @@ def test_a_task_in_json_has_its_keys(ids: dict[str, str], capsys: pytest.Capture
     (found,) = lines(call(capsys, "tasks", "get", ids["good"], "--json")[1])
 
     assert list(found) == [
-        "schema", "id", "handler", "queue", "provider", "state", "priority", "attempt", "failures", "crashes", "thread_id",
-        "key", "parent_id", "waiting_for", "worker_id", "reason", "created_at", "due_at", "started_at", "done_at", "error",
-        "position", "asks", "arguments", "result", "waited_s", "attempts",
+        "schema", "id", "handler", "queue", "provider", "needs", "pinned_to", "state", "priority", "attempt", "failures",
+        "crashes", "thread_id", "key", "parent_id", "waiting_for", "worker_id", "reason", "created_at", "due_at", "started_at",
+        "done_at", "error", "position", "asks", "arguments", "result", "waited_s", "attempts",
     ]  # fmt: skip
     assert (found["arguments"], found["result"], found["state"]) == ({"n": 2}, 4, "succeeded")
 

@@ -18,7 +18,7 @@ from sennit.errors import AnswerInvalid, AskClosed, AskNotFound, AskStale, Usage
 from sennit.model.thread import Answer, Decision
 from sennit.threads.inbox import Question
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 
 
 class Colour(enum.Enum):

@@ -14,7 +14,7 @@ from sennit.sync.ack import Ack
 from sennit.threads.chains import TIP_BYTES_MAX, Chains, Overtaken, Tip
 
 KEY = ("t", "state")
-WAIT_S = 5.0
+WAIT_S = 30.0
 
 
 class LateStore(MemoryStore):

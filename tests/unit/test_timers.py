@@ -105,7 +105,10 @@ def test_an_alarm_rings_in_the_order_of_the_deadlines() -> None:
         alarm.set("moved", now_us - 5_000)
         alarm.set("moved", now_us + 10_000)
 
-        assert [await due.get() for _ in range(4)] == [["past"], ["early"], ["moved"], ["late"]]
+        rung: list[str] = []
+        while len(rung) < 4:
+            rung += await due.get()  # several at once, if this process was kept waiting
+        assert rung == ["past", "early", "moved", "late"]
         assert clock() >= now_us + 20_000
 
     with_alarm(scenario)
