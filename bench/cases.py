@@ -82,6 +82,33 @@ CASES: Final = (
     Case(name="version", what="wall time of `--version`", n=10),
 )
 
+# On PostgreSQL: postgres.py runs them, with peers of its own.
+POSTGRES_CASES: Final = (
+    Case(name="fsync", what="append 4 KiB and fsync; runs in every round, whatever is chosen", n=0),
+    Case(name="pg_limits", what="raw PostgreSQL: a round trip, a commit, claims of one row and of 100", n=0),
+    Case(
+        name="pg_drain",
+        what="no-op tasks that wait, one worker process goes on, until all are recorded",
+        n=20_000,
+        slots=1000,
+    ),
+    Case(name="pg_drain_two", what="the same with two worker processes", n=40_000, slots=1000),
+    Case(name="pg_drain_graph", what="the same, half of the tasks take the result of another", n=20_000, slots=1000),
+    Case(name="pg_drain_graph_two", what="the same with two worker processes", n=40_000, slots=1000),
+    Case(name="pg_drain_100", what="pg_drain with 100 tasks at once per process", n=20_000, slots=100),
+    Case(name="pg_bulk", what="submit only, nobody works", n=100_000),
+    Case(name="pg_latency", what="idle, submit here to first line in a worker process", n=200),
+    Case(name="pg_chain", what="tasks that each wait for the previous one", n=100),
+    Case(name="pg_children", what="a task makes n children and their join: its start to start of the join", n=100),
+    Case(name="pg_snapshot", what="drain beside 1,000,000 finished rows and an old snapshot", n=20_000, slots=1000),
+    Case(name="pg_waiting", what="claims while n tasks wait in the queue", n=1_000_000, slots=1000),
+    Case(name="pg_idle", what="a worker process with nothing to do", n=1),
+    Case(name="pg_kill", what="kill -9 of one of two workers amid tasks of 20 ms, 10 at once each", n=500, slots=10),
+    Case(name="pg_kill_elsewhere", what="the same, and the other worker is another host", n=500, slots=10),
+    Case(name="pg_lock", what="a lock is released: to the waiter in another process", n=300),
+    Case(name="pg_memory", what="an idle worker process", n=0),
+)
+
 # They have a module of their own, which is imported by nobody else: it would show in the memory of the others.
 PROVIDER_CASES: Final = tuple(
     case.name for case in CASES if case.name.startswith(("limit_", "permit")) or case.name == "throughput_provider"
@@ -94,9 +121,9 @@ def case_named(name: str) -> Case:
     Raises:
         LookupError: there is no such case.
     """
-    for case in CASES:
+    for case in (*CASES, *POSTGRES_CASES):
         if case.name == name:
             return case
-    known = " ".join(case.name for case in CASES)
+    known = " ".join(case.name for case in (*CASES, *POSTGRES_CASES))
     message = f"no case is named {name!r}; the cases are: {known}"
     raise LookupError(message)

@@ -279,27 +279,28 @@ def _switches(pids: Iterable[int]) -> int:
     return sum(int(count) for text in statuses for count in re.findall(r"voluntary_ctxt_switches:\s+(\d+)", text))
 
 
-def _cpu_s(pids: Iterable[int]) -> float:
+def cpu_s(pids: Iterable[int]) -> float:
+    """Return the CPU time that processes have used so far."""
     # The CPU clock of another process (CPUCLOCK_SCHED in the kernel's posix-timers.h): nanoseconds, where
     # /proc/PID/stat counts in ticks of 10 ms and would show 0 for most idle workers.
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
 
 
-def idle_figures(*pids: int, window_s: float = IDLE_WINDOW_S) -> Figures:
+def idle_figures(*pids: int, window_s: float = IDLE_WINDOW_S, tracing: bool = True) -> Figures:
     """Watch idle process trees; strace comes after the other window, because it disturbs what it watches.
 
     strace counts one interrupted call for each OS thread that blocks when it attaches, so its figure is the calls
     beyond the number of OS threads.
     """
     members = [member for pid in pids for member in process_tree(pid)]
-    switches, cpu_s = _switches(members), _cpu_s(members)
+    switches, used_s = _switches(members), cpu_s(members)
     time.sleep(window_s)
     figures = {
-        "cpu_percent": 100 * (_cpu_s(members) - cpu_s) / window_s,
+        "cpu_percent": 100 * (cpu_s(members) - used_s) / window_s,
         f"switches_in_{window_s:.0f}_s": _switches(members) - switches,
         "os_threads": sum(1 for member in members for _ in Path(f"/proc/{member}/task").iterdir()),
     }
-    strace = shutil.which("strace")
+    strace = shutil.which("strace") if tracing else None
     if strace:
         figures["syscalls_in_3_s"] = max(0, _syscalls(strace, members) - int(figures["os_threads"]))
     return figures
@@ -356,7 +357,9 @@ def _held(pids: Container[int]) -> set[int]:
     return {line.task_id for line in log if line.pid in pids} - {line.task_id for line in log if line.kind == END}
 
 
-def kill_figures(n: int, victim: Worker, start_another: Callable[[], Worker]) -> Figures:
+def kill_figures(
+    n: int, victim: Worker, start_another: Callable[[], Worker], *, patience_s: float = KILL_PATIENCE_S
+) -> Figures:
     """Kill `victim` when half of the log of n naps is written; say what became of the tasks that it held.
 
     Args:
@@ -365,15 +368,17 @@ def kill_figures(n: int, victim: Worker, start_another: Callable[[], Worker]) ->
         start_another: starts a third, as a supervisor would; called right after the kill.
     """
     pids = set(process_tree(victim.pid))
-    wait_until(lambda: hit_count() >= n and bool(_held(pids)), timeout_s=DRAIN_TIMEOUT_S, every_s=0.0005)
-    time.sleep(NAP_MS_KILL / 2000)  # away from the moment when one task ends and the next begins
+    while wait_until(lambda: hit_count() >= n and bool(_held(pids)), timeout_s=DRAIN_TIMEOUT_S, every_s=0.0005):
+        time.sleep(NAP_MS_KILL / 2000)  # away from the moment when one task ends and the next begins
+        if _held(pids) or hit_count() >= 2 * n:
+            break
     killed_ns = victim.kill()
     held = _held(pids)
     ended = {line.task_id for line in hits() if line.kind == END}
     with start_another():
         wait_until(
             lambda: len({line.task_id for line in hits() if line.kind == END}) >= n,
-            timeout_s=KILL_PATIENCE_S,
+            timeout_s=patience_s,
             every_s=0.02,
         )
     log = hits()
@@ -390,6 +395,7 @@ def kill_figures(n: int, victim: Worker, start_another: Callable[[], Worker]) ->
     }
     if resumed_s:
         figures |= {f"resumed_p{q}_s": percentile(resumed_s, q / 100) for q in (50, 99)}
+        figures["resumed_worst_s"] = max(resumed_s)
     return figures
 
 

@@ -14,7 +14,9 @@ from cases import CASES
 from targets import TARGETS, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from cases import Case
 
 # Which way is better, by the end of a figure's name; the rest are counts and have no ratio.
 BETTER_UP: Final = ("_per_s",)
@@ -29,6 +31,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     kernel: str
     python: str
     sqlite: str
+    postgres: str = ""
     versions: dict[str, str]
 
 
@@ -102,11 +105,11 @@ def drawn(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def figures_table(answers: list[Answer], sides: list[str]) -> str:
+def figures_table(answers: list[Answer], sides: list[str], cases: Sequence[Case] = CASES) -> str:
     """Return the medians and ratios of every figure."""
     others = [side for side in sides if side != "sennit"]
     rows = [["case", "figure", "sennit", *(cell for side in others for cell in (side, f"sennit / {side}"))]]
-    for case in CASES:
+    for case in cases:
         figures = dict.fromkeys(name for answer in answers if answer.case == case.name for name in answer.figures)
         for figure in figures:
             ours = values_by_round(answers, case.name, "sennit", figure)
@@ -134,10 +137,10 @@ def limit_of(target: Target, answers: list[Answer]) -> float:
     return target.bound + (fsync_ms or 0.0) * target.fsyncs
 
 
-def targets_table(answers: list[Answer]) -> str:
+def targets_table(answers: list[Answer], targets: Sequence[Target] = TARGETS) -> str:
     """Return each target that the run has measured, and whether it is met; "" when there is none."""
     rows = [["target", "case, figure", "bound", "measured", "met"]]
-    for target in TARGETS:
+    for target in targets:
         value, limit = measured(target, answers), limit_of(target, answers)
         if value is None:
             continue
@@ -157,10 +160,10 @@ def targets_table(answers: list[Answer]) -> str:
     return drawn(rows) if len(rows) > 1 else ""
 
 
-def disturbance_table(answers: list[Answer]) -> str:
+def disturbance_table(answers: list[Answer], cases: Sequence[Case] = CASES) -> str:
     """Return, for each case, the load around it and what other programs took, each the worst of all rounds."""
     rows = [["case", "load before", "load after", "others, % of a core"]]
-    for case in CASES:
+    for case in cases:
         mine = [answer for answer in answers if answer.case == case.name]
         if mine:
             rows.append(
@@ -174,30 +177,30 @@ def disturbance_table(answers: list[Answer]) -> str:
     return drawn(rows)
 
 
-def page(report: Report) -> str:
+def page(report: Report, cases: Sequence[Case] = CASES, targets: Sequence[Target] = TARGETS) -> str:
     """Return the whole output: machine, targets, figures, disturbance, errors."""
     machine, answers = report.machine, report.answers
     fsync_ms = values_by_round(answers, "fsync", "raw", "fsync_p50_ms").values()
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     rounds = max((answer.round_ for answer in answers), default=0)
-    targets = targets_table(answers)
+    goals = targets_table(answers, targets)
     lines = [
         f"`{report.command}`, {report.at}, {rounds} round(s), medians. A ratio says how many times as good sennit is.",
         "",
         f"- {machine.cpu}, {machine.cores} cores, Linux {machine.kernel}",
-        f"- Python {machine.python}, SQLite {machine.sqlite}, {versions}",
+        f"- Python {machine.python}, {machine.postgres or f'SQLite {machine.sqlite}'}, {versions}",
         f"- fsync p50 {shown(middle(fsync_ms))} ms",
         "",
-        *(["## Targets", "", targets, ""] if targets else []),
+        *(["## Targets", "", goals, ""] if goals else []),
         "## Figures",
         "",
-        figures_table(answers, list(dict.fromkeys(answer.side for answer in answers))),
+        figures_table(answers, list(dict.fromkeys(answer.side for answer in answers)), cases),
         "",
         "## Disturbance",
         "",
         "The worst of all rounds and sides. The load includes the benchmark itself; `others` does not.",
         "",
-        disturbance_table(answers),
+        disturbance_table(answers, cases),
     ]
     errors = [f"- {a.case} of {a.side}, round {a.round_}:\n\n```\n{a.error}\n```" for a in answers if a.error]
     return "\n".join([*lines, *(["", "## Errors", "", *errors] if errors else [])])

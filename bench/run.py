@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -102,11 +103,11 @@ class Calm:
         return around.facts()["others_percent"]
 
 
-def ask(side: str, case: Case, *, python: str, folder: str, quick: bool) -> tuple[dict[str, float], str]:
-    """Run one case of one side; return its figures, or what went wrong, so that the other sides still run."""
+def ask(module: str, case: Case, *, python: str, folder: str, quick: bool) -> tuple[dict[str, float], str]:
+    """Run one case of the side in `module`; return its figures, or what went wrong, so that the other sides still run."""
     path = os.pathsep.join([str(BENCH_DIR), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     process = subprocess.Popen(
-        [python, "run_case.py", MODULES[side], case.name, *(["quick"] if quick else [])],
+        [python, "run_case.py", module, case.name, *(["quick"] if quick else [])],
         cwd=BENCH_DIR,
         env=os.environ | {"PYTHONPATH": path, "TMPDIR": folder},
         stdout=subprocess.PIPE,
@@ -120,6 +121,9 @@ def ask(side: str, case: Case, *, python: str, folder: str, quick: bool) -> tupl
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return {}, f"no answer within {CASE_TIMEOUT_S:.0f} s"
+    except BaseException:  # Ctrl-C, or end_in_order: the case and its workers are a session of their own
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     if process.returncode:
         last_lines = "\n".join(err.splitlines()[-ERROR_LINES:])
         return {}, f"exit code {process.returncode}\n{last_lines}"
@@ -127,19 +131,30 @@ def ask(side: str, case: Case, *, python: str, folder: str, quick: bool) -> tupl
 
 
 def run(
-    sides: dict[str, str], cases: list[Case], *, rounds: int, folder: str | None, quick: bool, calm: Calm
+    sides: dict[str, str],
+    cases: list[Case],
+    *,
+    rounds: int,
+    folder: str | None,
+    quick: bool,
+    calm: Calm,
+    modules: Mapping[str, str] = MODULES,
+    prepared: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> list[Answer]:
     """Ask every side every case in every round; the order of the sides turns by one each round.
 
     Args:
         sides: name -> the Python that has it installed.
+        modules: name -> the module that answers for it.
+        prepared: entered before each question and left after it: a database for it alone.
         folder: where the databases live; the system's temporary folder if None.
         quick: in the smallest sizes, to see that everything works.
     """
 
     def answer(round_: int, case: Case, side: str) -> Answer:
         around = Surroundings()
-        figures, error = ask(side, case, python=sides[side], folder=private, quick=quick)
+        with prepared():
+            figures, error = ask(modules[side], case, python=sides[side], folder=private, quick=quick)
         return Answer(round_=round_, case=case.name, side=side, figures=figures, error=error, **around.facts())
 
     answers = []
@@ -159,6 +174,11 @@ def progress(text: str) -> None:
     """Say on a terminal what runs now, on one line that the next call overwrites."""
     if sys.stderr.isatty():
         print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
+
+
+def end_in_order() -> None:
+    """Let SIGTERM unwind the stack, so that what was started is ended and removed."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 # ---------------------------------------------------------------------------------------------------- the command
@@ -191,7 +211,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", nargs="*", choices=PEERS, help="rivals to run beside sennit; all without a name")
-    parser.add_argument("--peer-python", default=sys.executable, help="the Python that has bench/requirements.txt")
+    parser.add_argument(
+        "--peer-python", type=os.path.abspath, default=sys.executable, help="the Python that has bench/requirements.txt"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workloads", nargs="*", metavar="CASE", choices=[case.name for case in CASES])
     parser.add_argument("--skip-sennit", action="store_true", help="only raw SQLite and the peers")
@@ -213,6 +235,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def measured(options: argparse.Namespace, argv: list[str]) -> Report:
     """Run what the options ask for."""
     peers = () if options.peers is None else options.peers or PEERS
+    end_in_order()
     sides = {"raw": sys.executable, "sennit": sys.executable} | dict.fromkeys(peers, options.peer_python)
     if options.skip_sennit:
         del sides["sennit"]
@@ -226,6 +249,10 @@ def measured(options: argparse.Namespace, argv: list[str]) -> Report:
 
 def main(argv: list[str]) -> int:
     """Run, print and remember; 1 if sennit or raw SQLite failed somewhere."""
+    if argv[:1] == ["postgres"]:
+        import postgres  # noqa: PLC0415 - needs psycopg, which SQLite's benchmarks do not
+
+        return postgres.main(argv[1:])
     options = parse(argv)
     if options.table:
         report = msgspec.json.decode(options.json.read_bytes().splitlines()[-1], type=Report)

@@ -119,3 +119,33 @@ TARGETS: Final = (
     Target(what="10,000 waiting tasks", case="memory", figure="waiting_rss_mb", bound=80),
     Target(what="`sennit --version`", case="version", figure="wall_p50_ms", bound=100),
 )
+
+# For postgres.py: PostgreSQL with fsync on, on this machine, the peers in the same run.
+POSTGRES_TARGETS: Final = (
+    *(
+        Target(
+            what=f"drain with results and dependencies, {processes}",
+            case=case,
+            figure="tasks_per_s",
+            bound=bound,
+            at_least=True,
+            times_as_good_as=peer,
+        )
+        for case, processes in (("pg_drain_graph", "one process"), ("pg_drain_graph_two", "two processes"))
+        for peer, bound in (("pgqueuer", 1), ("procrastinate", 20), ("dbos", 20))
+    ),
+    Target(what="bulk submit", case="pg_bulk", figure="tasks_per_s", bound=100_000, at_least=True),
+    Target(what="submit to start in another process, p50", case="pg_latency", figure="start_p50_ms", bound=5),
+    Target(what="100 children and their join", case="pg_children", figure="total_ms", bound=150),
+    Target(what="chain hop, p50", case="pg_chain", figure="hop_p50_ms", bound=5),
+    Target(what="beside 1 M finished rows and an old snapshot", case="pg_snapshot", figure="fall_percent", bound=30),
+    Target(what="1 M waiting: rows read without an index", case="pg_waiting", figure="scanned_per_task", bound=0.01),
+    Target(what="idle worker and submitter: statements", case="pg_idle", figure="statements_in_20_s", bound=40),
+    Target(what="lock hand-over to another process, p50", case="pg_lock", figure="wake_p50_ms", bound=5),
+    Target(what="kill -9 to running on the same host, worst", case="pg_kill", figure="resumed_worst_s", bound=1),
+    Target(what="tasks lost by it", case="pg_kill", figure="lost", bound=0),
+    Target(
+        what="kill -9 to running on another host, worst", case="pg_kill_elsewhere", figure="resumed_worst_s", bound=15
+    ),
+    Target(what="tasks lost by it", case="pg_kill_elsewhere", figure="lost", bound=0),
+)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cases import Case
 
 DATABASE: Final = f"{RUN_DIR}/sennit.db"
-URL: Final = f"sqlite:///{DATABASE}"
+URL: Final = os.environ.get("BENCH_DATABASE_URL", f"sqlite:///{DATABASE}")  # postgres.py sets it
 RESULT_TIMEOUT_S: Final = 60.0
 CRASHES_MAX: Final = 1000  # where workers are killed on purpose: no task is poison because chance hit it three times
 NAP_MS_MAX_KILLS: Final = 100.0  # the bodies among which workers are killed take from 0 to this
