@@ -182,7 +182,7 @@ def test_a_quota_that_is_used_up_is_one_pause_and_the_next_call_is_made_after_it
     del environ
 
     async def ask_twice(caller: Caller, model: Model) -> ChatReply:
-        assert "used up for 0.6 s" in await model.exhaust()
+        assert "used up for 0.6 s" in await model.exhaust(at_next_call=True)
         with pytest.raises(RateLimited):
             await caller.ask(model.environ["OPENAI_BASE_URL"])
         return await caller.ask(model.environ["OPENAI_BASE_URL"])  # waits for its permit, and is the probe

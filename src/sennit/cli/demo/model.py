@@ -54,11 +54,15 @@ class Model:
         self._server = server
         self._reset_s = reset_s
 
-    async def exhaust(self) -> str:
-        """Use up the quota of our own model for a moment; return it in words, "" where it is not ours."""
+    async def exhaust(self, *, at_next_call: bool = False) -> str:
+        """Use up the quota of our own model for a moment; return it in words, "" where it is not ours.
+
+        Args:
+            at_next_call: the moment begins with the next call.
+        """
         if self._server is None:
             return ""
-        await asyncio.to_thread(self._server.exhaust, self._reset_s, at_next_call=True)
+        await asyncio.to_thread(self._server.exhaust, self._reset_s, at_next_call=at_next_call)
         return f"the model's quota is used up for {self._reset_s:g} s"
 
     def use(self, view: ProviderView, rows: Sequence[TaskView]) -> ModelUse:
