@@ -108,13 +108,20 @@ def outcome(connection: Connection, task_id: int) -> Outcome | None:
 
 def outcomes(connection: Connection, task_ids: Collection[int]) -> dict[int, Outcome | None]:
     """Return how tasks ended, None for one that is open; an unknown one is left out."""
-    rows = connection.execute(_OUTCOMES, (encode(list(task_ids)),)).fetchall()
+    rows = _rows_of(connection, _OUTCOMES, task_ids)
     return {row[0]: _outcome(row) if row[1] else None for row in rows}
 
 
 def ended_of(connection: Connection, task_ids: Collection[int]) -> dict[int, Outcome]:
     """Return how those of `task_ids` ended that have."""
-    return {row[0]: _outcome(row) for row in connection.execute(_ENDED_OF, (encode(list(task_ids)),)).fetchall()}
+    return {row[0]: _outcome(row) for row in _rows_of(connection, _ENDED_OF, task_ids) if row[1]}
+
+
+def _rows_of(connection: Connection, statement: str, task_ids: Collection[int]) -> list[tuple[Any, ...]]:
+    """Return the rows of tasks; of one, as mostly, without making a list of it for the database."""
+    if len(task_ids) == 1:
+        return connection.execute(_OUTCOME, tuple(task_ids)).fetchall()
+    return connection.execute(statement, (encode(list(task_ids)),)).fetchall()
 
 
 def _outcome(row: tuple[Any, ...]) -> Outcome:
