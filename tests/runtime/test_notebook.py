@@ -94,7 +94,7 @@ def test_an_app_that_one_cell_starts_works_for_the_next_ones_until_one_stops_it(
 
 def test_what_a_cell_submits_while_nobody_works_is_done_in_a_later_cell(execute: Execute) -> None:
     outputs = execute(
-        "handles = double.map(range(3))",
+        "handles = double.map(range(3))\nstored = await handles[-1].stored()",
         "(await app.ledger()).live",
         "async with app:\n    print(await handles)",
         "with app:\n    print(await handles[0])",
