@@ -16,13 +16,12 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from cases import POSTGRES_CASES
 from report import Report, page
-from run import CALM_PATIENCE_S, Calm, end_in_order, machine_facts, run
+from run import CALM_PATIENCE_S, Calm, end_in_order, machine_facts, parse_common, run
 from targets import POSTGRES_TARGETS
 
 from sennit.testing.servers import PostgresServer
@@ -75,19 +74,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--workloads", nargs="*", metavar="CASE", choices=[case.name for case in POSTGRES_CASES], default=[]
     )
     parser.add_argument("--skip", nargs="*", choices=("raw", "sennit"), default=[], help="leave these out")
-    parser.add_argument(
-        "--quick", action="store_true", help="the smallest sizes: everything runs, no figure means much"
-    )
-    calm = "wait, and ask again, while other programs take more than this of one core; the calmest answer counts"
-    parser.add_argument("--calm", type=float, default=float("inf"), metavar="PERCENT", help=calm)
-    parser.add_argument("--dir", help="put the server's files on this disk; never on a tmpfs, where fsync is free")
-    parser.add_argument("--json", type=Path, help="append the run to this file, one line of JSON")
-    parser.add_argument("--markdown", type=Path, help="write the page for docs/reference to this file")
-    parser.add_argument("--table", action="store_true", help="run nothing: take the last run in --json again")
-    options = parser.parse_args(argv)
-    if options.table and not options.json:
-        parser.error("--table takes a run from a history: name it with --json")
-    return options
+    return parse_common(parser, argv, files="the server's files")
 
 
 def measured(options: argparse.Namespace, argv: list[str]) -> Report:

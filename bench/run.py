@@ -207,6 +207,27 @@ def machine_facts(sides: dict[str, str]) -> Machine:
     )
 
 
+def parse_common(parser: argparse.ArgumentParser, argv: list[str], *, files: str) -> argparse.Namespace:
+    """Add the options that every benchmark has, and parse.
+
+    Args:
+        files: what lies on the disk that is measured.
+    """
+    parser.add_argument(
+        "--quick", action="store_true", help="the smallest sizes: everything runs, no figure means much"
+    )
+    calm = "wait, and ask again, while other programs take more than this of one core; the calmest answer counts"
+    parser.add_argument("--calm", type=float, default=float("inf"), metavar="PERCENT", help=calm)
+    parser.add_argument("--dir", help=f"put {files} on this disk; never on a tmpfs, where fsync is free")
+    parser.add_argument("--json", type=Path, help="append the run to this file, one line of JSON")
+    parser.add_argument("--markdown", type=Path, help="write the page for docs/reference to this file")
+    parser.add_argument("--table", action="store_true", help="run nothing: take the last run in --json again")
+    options = parser.parse_args(argv)
+    if options.table and not options.json:
+        parser.error("--table takes a run from a history: name it with --json")
+    return options
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,19 +238,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workloads", nargs="*", metavar="CASE", choices=[case.name for case in CASES])
     parser.add_argument("--skip-sennit", action="store_true", help="only raw SQLite and the peers")
-    parser.add_argument(
-        "--quick", action="store_true", help="the smallest sizes: everything runs, no figure means much"
-    )
-    calm = "wait, and ask again, while other programs take more than this of one core; the calmest answer counts"
-    parser.add_argument("--calm", type=float, default=float("inf"), metavar="PERCENT", help=calm)
-    parser.add_argument("--dir", help="put the databases on this disk; never on a tmpfs, where fsync is free")
-    parser.add_argument("--json", type=Path, help="append the run to this file, one line of JSON")
-    parser.add_argument("--markdown", type=Path, help="write the page for docs/reference to this file")
-    parser.add_argument("--table", action="store_true", help="run nothing: take the last run in --json again")
-    options = parser.parse_args(argv)
-    if options.table and not options.json:
-        parser.error("--table takes a run from a history: name it with --json")
-    return options
+    return parse_common(parser, argv, files="the databases")
 
 
 def measured(options: argparse.Namespace, argv: list[str]) -> Report:

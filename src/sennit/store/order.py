@@ -52,12 +52,6 @@ class Order:
         with self._lock:
             return {q for q, n in self._wanted.items() if n > 0}
 
-    @property
-    def is_empty(self) -> bool:
-        """True when nothing is wanted."""
-        with self._lock:
-            return not any(n > 0 for n in self._wanted.values())
-
     def take_one(self, queue: str) -> bool:
         """Take one of what is wanted of `queue`; False if nothing is."""
         with self._lock:

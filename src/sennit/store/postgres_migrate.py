@@ -15,7 +15,7 @@ from sennit.store.postgres_server import PEN
 from sennit.store.sql import migrations
 
 LATEST: Final = max(version for version, _, _ in migrations("postgres"))
-SERVER_MIN: Final = 130000  # `pg_current_xact_id` and `pg_xact_status` of it
+SERVER_MIN: Final = 130000
 _THERE: Final = "SELECT to_regclass('sennit_meta') IS NOT NULL"
 _VERSION: Final = "SELECT value FROM sennit_meta WHERE name = 'schema'"
 _NOTE: Final = """
@@ -68,7 +68,7 @@ def check_server(connection: psycopg.Connection[Any], name: str) -> None:
     if connection.info.server_version < SERVER_MIN:
         raise StoreUnavailable(
             f"{name} is a server of version {connection.info.server_version // 10000}",
-            why="sennit asks PostgreSQL for the fate of a transaction by its number, which came with version 13",
+            why="older servers get no fixes any more, and sennit was never tried on them",
             fix="use PostgreSQL 13 or newer",
         )
     encoding = connection.info.parameter_status("server_encoding")

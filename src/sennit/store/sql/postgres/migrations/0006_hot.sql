@@ -18,23 +18,7 @@ ALTER TABLE sennit_worker ADD COLUMN hears bigint NOT NULL DEFAULT 0;
 CREATE FUNCTION sennit_handicap_us(priority bigint) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
   $$ SELECT CASE priority WHEN 0 THEN 0 WHEN 1 THEN 15000000 WHEN 2 THEN 60000000 ELSE 600000000 END::bigint $$;
 
--- Takes the pen for this transaction, alone or in its shared form; returns the time of the transaction and its number.
--- Statistics of tables whose rows live for milliseconds are always stale, so plans are kept to the indexes.
-CREATE FUNCTION sennit_begin(p_lock_ms text, p_frozen_ms text, p_sync text, p_now_us bigint, p_alone bigint, OUT now_us bigint, OUT number text)
-LANGUAGE plpgsql VOLATILE AS $f$
-BEGIN
-  PERFORM set_config('lock_timeout', p_lock_ms, true), set_config('idle_in_transaction_session_timeout', p_frozen_ms, true),
-          set_config('synchronous_commit', p_sync, true), set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true);
-  IF p_alone <> 0 THEN
-    PERFORM pg_advisory_xact_lock(1397640788, 'sennit_task'::regclass::oid::int);
-  ELSE
-    PERFORM pg_advisory_xact_lock_shared(1397640788, 'sennit_task'::regclass::oid::int);
-  END IF;
-  now_us := coalesce(p_now_us, sennit_now_us());
-  number := pg_current_xact_id()::text;
-  PERFORM set_config('sennit.now_us', now_us::text, true);
-END $f$;
-
+-- The time of this transaction: `sennit_begin` (0007) has set it.
 CREATE FUNCTION sennit_time() RETURNS bigint LANGUAGE sql STABLE AS $$ SELECT current_setting('sennit.now_us')::bigint $$;
 
 -- The threads of these tasks and these threads, in one order for everybody.

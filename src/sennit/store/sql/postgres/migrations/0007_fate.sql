@@ -25,7 +25,6 @@ END $f$;
 
 -- Takes the pen for this transaction, alone or in its shared form, and leaves the mark; returns the time of the transaction.
 -- Statistics of tables whose rows live for milliseconds are always stale, so plans are kept to the indexes.
-DROP FUNCTION sennit_begin(text, text, text, bigint, bigint);
 CREATE FUNCTION sennit_begin(p_lock_ms text, p_frozen_ms text, p_sync text, p_now_us bigint, p_alone bigint,
                              p_writer bigint, p_number bigint) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $f$
 DECLARE now_us bigint;
