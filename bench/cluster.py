@@ -183,14 +183,14 @@ async def pool_side(cluster: str, folder: Path, n: int) -> Mapping[str, float]:
     from sennit.execute.cluster import open_cpu_pool
     from sennit.execute.processes import Job
     from sennit.model.settings import Settings
-    from sennit.sync import arrays
+    from sennit.sync import array_files
 
     place = folder / f"arrays-{secrets.token_hex(4)}"
-    arrays.keep_in(place)
+    array_files.keep_in(place)
     pool = open_cpu_pool(Settings(cluster=cluster), processes_max=CORES)
 
     async def run(body: str, **arguments: Any) -> Any:
-        payload = msgspec.json.encode(arguments, enc_hook=arrays.plain_of)
+        payload = msgspec.json.encode(arguments, enc_hook=array_files.plain_of)
         return msgspec.json.decode(await pool.run(Job(f"cluster_bodies:{body}", payload)))
 
     async def run_all(m: int) -> None:
@@ -216,7 +216,7 @@ async def pool_side(cluster: str, folder: Path, n: int) -> Mapping[str, float]:
     await run("look", values=array)
     first_ms = ms_since(began_s)
     began_s = time.perf_counter()
-    form = arrays.plain_of(array)
+    form = array_files.plain_of(array)
     for _ in range(5):
         await run("look", values=form)
     again_ms = ms_since(began_s) / 5

@@ -6,7 +6,8 @@
     ├─ SubmitError                    nothing was stored
     │  ├─ UnknownHandler (LookupError)
     │  ├─ PayloadError (TypeError)
-    │  │  └─ PayloadTooLarge
+    │  │  ├─ PayloadTooLarge
+    │  │  └─ ArrayGone (LookupError) the memory of a shared array is not there any more
     │  ├─ UnknownDependency (LookupError)
     │  ├─ CyclicDependency (ValueError)
     │  ├─ DuplicateKey (ValueError)
@@ -27,16 +28,29 @@
     ├─ ThreadNotFound (LookupError)   no task, state or config of this thread_id
     ├─ ConcurrentModificationError (RuntimeError) a versioned value is not at the version it was changed from
     ├─ LockTimeout (TimeoutError)     a lock is held by somebody else; says by whom
+    ├─ LockOrderError (RuntimeError)  two orders of taking locks form a cycle
+    ├─ LockDeadlock (RuntimeError)    waiting for this lock would never end; names the cycle
     ├─ LockLost (RuntimeError)        a distributed lock is not held any more
     ├─ Fenced (RuntimeError)          a write came under a lock that somebody else has by now
     ├─ WorkspaceTooLarge (ValueError) a value is over the workspace's ceiling
     ├─ StateTooLarge (ValueError)     a thread's state and config are over thread_memory_bytes_max
+    ├─ ArrayInvalid (ValueError)      no shared array can have this shape, dtype or size
+    ├─ ArraysExhausted (TimeoutError) a pool of shared arrays had no room in time; says who holds what
+    ├─ SharedMemoryFull (MemoryError) the system refuses the memory
+    ├─ ArrayReleased (RuntimeError)   a shared array was used or released after its release
     ├─ LimitError                     a call may not be made now, by `provider`
     │  ├─ ProviderNotFound (LookupError)
     │  ├─ ProviderBusy                no room, and the caller did not want to wait; `retry_after_s`
     │  ├─ CircuitOpen                 too many calls have failed; `retry_after_s`
     │  ├─ BudgetExceeded              of a task, thread, handler, provider or the fleet
     │  └─ PermitLost                  its process was taken for dead
+    ├─ BatchError (RuntimeError)      a call through a Batcher, or a subscription
+    │  ├─ BatchFailed                 the batch function did not answer each item
+    │  ├─ BatcherFull                 as many wait as may
+    │  ├─ BatcherClosed               nothing more is taken
+    │  └─ SubscriberTooSlow           it was too far behind, and has ended
+    ├─ PoolBroken (RuntimeError)      an executor's initializer has failed
+    ├─ PoolQueueFull (RuntimeError)   an executor with a bounded queue, on_full="raise"
     ├─ LeaseLost                      this attempt is no longer ours; its writes are refused
     ├─ BodyFailed                     a body raised in a worker process
     ├─ WorkerCrashed                  a worker process ended without an answer
@@ -50,6 +64,7 @@
     │  └─ SchemaMismatch              written by a newer sennit, or not migrated
     └─ SimulationError (AssertionError) a simulated run shows a fault (sennit.testing)
        ├─ Deadlock                    all tasks wait and no timer is set
+       ├─ OsThreadDeadlock            no OS thread of a schedule can go on; names the cycle
        ├─ StepLimit                   too many steps: a livelock
        ├─ UnhandledError              a background task or callback raised and nobody looked
        ├─ BrokenPromise               a simulated fleet did what must never happen
@@ -59,7 +74,8 @@
     ├─ AttemptCancelled               cancel, time-out or lost lease reached the body
     ├─ AttemptSuspended               the task goes on later (sleep, ask)
     ├─ AttemptHeldBack                its provider is paused; the task goes on after that
-    └─ AttemptPreempted               an urgent task takes the slot; the task goes on after it
+    ├─ AttemptPreempted               an urgent task takes the slot; the task goes on after it
+    └─ ContextOutOfReach              a body that was moved to a process needs its attempt; it runs again where that is
 
 What went wrong is the message; `why` and `fix` are sentences a caller can act on, and `code` names an
 offline page (docs/reference/errors.md).
@@ -67,7 +83,9 @@ offline page (docs/reference/errors.md).
 
 from __future__ import annotations
 
+from sennit.errors.arrays import ArrayGone, ArrayInvalid, ArrayReleased, ArraysExhausted, SharedMemoryFull
 from sennit.errors.base import SennitError, SettingsError, UsageError
+from sennit.errors.batch import BatcherClosed, BatcherFull, BatchError, BatchFailed, SubscriberTooSlow
 from sennit.errors.limits import (
     BudgetExceeded,
     CircuitOpen,
@@ -76,16 +94,27 @@ from sennit.errors.limits import (
     ProviderBusy,
     ProviderNotFound,
 )
+from sennit.errors.pools import PoolBroken, PoolQueueFull
 from sennit.errors.process import BodyFailed, ClusterUnavailable, WorkerCrashed
 from sennit.errors.shared import (
     ConcurrentModificationError,
     Fenced,
+    LockDeadlock,
     LockLost,
+    LockOrderError,
     LockTimeout,
     StateTooLarge,
     WorkspaceTooLarge,
 )
-from sennit.errors.simulation import BrokenPromise, Deadlock, SeedFailed, SimulationError, StepLimit, UnhandledError
+from sennit.errors.simulation import (
+    BrokenPromise,
+    Deadlock,
+    OsThreadDeadlock,
+    SeedFailed,
+    SimulationError,
+    StepLimit,
+    UnhandledError,
+)
 from sennit.errors.store import (
     SchemaMismatch,
     StoreCorrupt,
@@ -122,10 +151,21 @@ from sennit.errors.task import (
     TaskNotFound,
     ThreadNotFound,
 )
-from sennit.errors.unwinding import AttemptCancelled, AttemptHeldBack, AttemptPreempted, AttemptSuspended, Interrupted
+from sennit.errors.unwinding import (
+    AttemptCancelled,
+    AttemptHeldBack,
+    AttemptPreempted,
+    AttemptSuspended,
+    ContextOutOfReach,
+    Interrupted,
+)
 
 __all__ = [
     "AnswerInvalid",
+    "ArrayGone",
+    "ArrayInvalid",
+    "ArrayReleased",
+    "ArraysExhausted",
     "AskClosed",
     "AskDenied",
     "AskError",
@@ -136,12 +176,17 @@ __all__ = [
     "AttemptHeldBack",
     "AttemptPreempted",
     "AttemptSuspended",
+    "BatchError",
+    "BatchFailed",
+    "BatcherClosed",
+    "BatcherFull",
     "BodyFailed",
     "BrokenPromise",
     "BudgetExceeded",
     "CircuitOpen",
     "ClusterUnavailable",
     "ConcurrentModificationError",
+    "ContextOutOfReach",
     "CyclicDependency",
     "Deadlock",
     "DuplicateKey",
@@ -149,11 +194,16 @@ __all__ = [
     "Interrupted",
     "LeaseLost",
     "LimitError",
+    "LockDeadlock",
     "LockLost",
+    "LockOrderError",
     "LockTimeout",
+    "OsThreadDeadlock",
     "PayloadError",
     "PayloadTooLarge",
     "PermitLost",
+    "PoolBroken",
+    "PoolQueueFull",
     "ProviderBusy",
     "ProviderNotFound",
     "QueueFull",
@@ -162,6 +212,7 @@ __all__ = [
     "SeedFailed",
     "SennitError",
     "SettingsError",
+    "SharedMemoryFull",
     "SimulationError",
     "StateTooLarge",
     "StepLimit",
@@ -172,6 +223,7 @@ __all__ = [
     "StoreMoved",
     "StoreUnavailable",
     "SubmitError",
+    "SubscriberTooSlow",
     "TaskCancelled",
     "TaskError",
     "TaskFailed",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 
 class SennitError(Exception):
@@ -23,6 +24,9 @@ class SennitError(Exception):
         self.why = why
         self.fix = fix
 
+    def __reduce__(self) -> tuple[Callable[..., SennitError], tuple[Any, ...]]:
+        return _again, (type(self), self.args, self.__dict__)
+
     def __str__(self) -> str:
         parts = [self.what]
         if self.why:
@@ -30,6 +34,17 @@ class SennitError(Exception):
         if self.fix:
             parts.append(f"fix: {self.fix}")
         return "\n  ".join(parts)
+
+
+def _again(kind: type[SennitError], args: tuple[Any, ...], state: dict[str, Any]) -> SennitError:
+    """Return an error from its pickle or its copy: without `__init__`, whose arguments are of each kind's own."""
+    builtin: Any = kind  # whose memory layout it has; another one's `__new__` refuses
+    while builtin.__module__ != "builtins":
+        builtin = builtin.__base__
+    error: SennitError = builtin.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class SettingsError(SennitError, ValueError):

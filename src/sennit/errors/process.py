@@ -31,6 +31,7 @@ class WorkerCrashed(SennitError):
         exitcode: its exit code, negative for the signal that ended it; None if the job never had a process, or had one
             on a cluster.
         by_request: `kill` of the pool ended it.
+        starting: it ended before it was ready, so no body has run.
     """
 
     code = "S312"
@@ -60,6 +61,7 @@ class WorkerCrashed(SennitError):
             )
         self.exitcode = exitcode
         self.by_request = by_request
+        self.starting = starting
 
 
 class ClusterUnavailable(SennitError, ConnectionError):

@@ -23,7 +23,11 @@ class ConcurrentModificationError(SennitError, RuntimeError):
 
 
 class LockTimeout(SennitError, TimeoutError):
-    """A file lock was not free in time. `owner` says who holds it, `pids` are the holders known on this host."""
+    """A lock was not free in time. `owner` says who holds it, `pids` are the holders known on this host.
+
+    Attributes:
+        path: of a file lock; for a lock in this process its name.
+    """
 
     code = "S331"
     exit_code = 75
@@ -112,3 +116,43 @@ class Fenced(SennitError, RuntimeError):
         self.name = name
         self.token = token
         self.newest = newest
+
+
+class LockOrderError(SennitError, RuntimeError):
+    """Locks are taken in two opposite orders; some day that is a deadlock. Nothing was acquired.
+
+    Attributes:
+        edges: a line per order of the cycle, this one first, each with where it was first seen.
+        names: the locks of the cycle.
+    """
+
+    code = "S336"
+
+    def __init__(self, edges: tuple[str, ...], *, names: tuple[str, ...]) -> None:
+        super().__init__(
+            "taking this lock closes a cycle of lock orders:\n    " + "\n    ".join(edges),
+            why="two that follow these orders at the same time would wait for each other for ever",
+            fix=f"take {', '.join(map(repr, sorted(names)))} in one order everywhere, or release one before the other",
+        )
+        self.edges = edges
+        self.names = names
+
+
+class LockDeadlock(SennitError, RuntimeError):
+    """Waiting for this lock would never end: those that wait for each other form a cycle. Nothing was acquired.
+
+    Attributes:
+        name: the lock that was asked for.
+        cycle: a line per wait, this one first; the last waits for something this one has.
+    """
+
+    code = "S337"
+
+    def __init__(self, cycle: tuple[str, ...], *, name: str) -> None:
+        super().__init__(
+            f"waiting for the lock {name!r} would never end:\n    " + "\n    ".join(cycle),
+            why="each waits for what the next one has",
+            fix="take locks in one order everywhere (SENNIT_LOCK_ORDER=1 shows where they are not), or use a time-out",
+        )
+        self.name = name
+        self.cycle = cycle

@@ -24,6 +24,30 @@ class Deadlock(SimulationError):
         self.waiting = waiting
 
 
+class OsThreadDeadlock(SimulationError):
+    """No OS thread of a schedule can go on.
+
+    Attributes:
+        cycle: a line for each that waits for a lock of the next one; empty if a wake-up was lost instead.
+        waiting: a line for every one that waits.
+    """
+
+    code = "S906"
+
+    def __init__(self, cycle: tuple[str, ...], waiting: tuple[str, ...]) -> None:
+        found = "a cycle of locks:" if cycle else "no cycle of locks, so a wake-up is missing:"
+        if len(cycle) == 1:
+            found = "a lock was acquired twice, or it is a signal that nobody gave:"
+        super().__init__(
+            f"no OS thread can go on; {found}\n    " + "\n    ".join(cycle or waiting),
+            fix="take the locks in one order everywhere"
+            if cycle
+            else "find who should have notified or released, and whether the waiter looked at its condition under the lock",
+        )
+        self.cycle = cycle
+        self.waiting = waiting
+
+
 class StepLimit(SimulationError):
     """The run took more steps than it was allowed."""
 

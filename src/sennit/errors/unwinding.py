@@ -34,3 +34,7 @@ class AttemptHeldBack(Interrupted):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class ContextOutOfReach(Interrupted):
+    """A body that was moved to a worker process needs its attempt's context, and runs again where that is."""

@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from sennit.execute import cluster_wire as wire
 from sennit.execute.cluster_node import NodeAgent, Outcome, run_body
 from sennit.execute.process_child import Answer, Failure
-from sennit.sync import arrays
+from sennit.sync import array_files
 
 CACHE_BYTES_MAX: Final = 1 << 30
 """Arrays that are kept in Ray for the next body that reads them; Ray spills to disk what does not fit its own store."""
@@ -126,7 +126,7 @@ class Broker:
     async def _run(self, message: wire.Run) -> None:
         paths: list[str] = []
         try:
-            paths = arrays.files_in(message.payload)
+            paths = array_files.files_in(message.payload)
             given = [await self._array(path) for path in paths]
             if message.n in self._killed:
                 self._send(wire.Gone(message.n, "killed by request"))
@@ -152,7 +152,7 @@ class Broker:
         self._bodies[message.n] = ref
         encoded, made = cast("Outcome", await ref)
         for path, array in made.items():
-            await asyncio.to_thread(arrays.write, Path(path), array)
+            await asyncio.to_thread(array_files.write, Path(path), array)
             self._cache.keep(path, ref, array.nbytes)
         return cast("Answer | Failure", _REPLIES.decode(encoded))
 
@@ -160,7 +160,7 @@ class Broker:
         """Return the Ray object with the array of a file."""
         ref = self._cache.get(path)
         if ref is None:
-            array = await asyncio.to_thread(arrays.read, Path(path))
+            array = await asyncio.to_thread(array_files.read, Path(path))
             ref = await asyncio.to_thread(ray.put, (b"", {path: array}))
             self._cache.keep(path, ref, array.nbytes)
         return ref

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sennit.execute import process_child
 from sennit.execute.cluster_wire import Brief, Run
-from sennit.sync import arrays
+from sennit.sync import array_files
 
 if TYPE_CHECKING:
-    from sennit.sync.arrays import Array
+    from sennit.sync.array_files import Array
 
 __all__ = ["NodeAgent", "Outcome", "run_body"]
 
@@ -53,7 +53,7 @@ def run_body(brief: Brief, run: Run, paths: Sequence[str], *outcomes: Outcome) -
         if place not in sys.path and Path(place).is_dir():
             sys.path.append(place)
     given = {path: outcome[1][path] for path, outcome in zip(paths, outcomes, strict=True)}
-    with arrays.carried(Path(brief.folder), given) as carried:
+    with array_files.carried(Path(brief.folder), given) as carried:
         reply = process_child.serve(process_child.Request(run.handler_ref, run.payload), brief.runner, _functions)
     return reply, carried.taken
 

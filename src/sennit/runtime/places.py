@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sennit.model.settings import Settings
-from sennit.sync import arrays
+from sennit.sync import array_files
 
 
 def keep_arrays(url: str, settings: Settings) -> None:
@@ -15,8 +15,8 @@ def keep_arrays(url: str, settings: Settings) -> None:
     keep them beside, arrays travel inside the payload, up to `payload_bytes_max`.
     """
     if settings.array_folder:
-        arrays.keep_in(Path(settings.array_folder).expanduser())
+        array_files.keep_in(Path(settings.array_folder).expanduser())
     elif url.startswith("sqlite:///"):
-        arrays.keep_in(Path(url.removeprefix("sqlite:///") + ".arrays"))
+        array_files.keep_in(Path(url.removeprefix("sqlite:///") + ".arrays"))
     else:
-        arrays.keep_in(None)
+        array_files.keep_in(None)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import UnionType
@@ -19,9 +21,11 @@ from typing import Any, Final, Protocol, Union, get_args, get_origin, get_type_h
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from sennit.errors import PayloadError, PayloadTooLarge
+from sennit.errors import ArrayGone, PayloadError, PayloadTooLarge
 from sennit.model.retry import NOT_A_RESULT, Returned
 from sennit.model.task import Ref
+from sennit.sync.array_forms import SHARED, places_in
+from sennit.sync.array_shared import SharedArray, released_at_end
 from sennit.sync.plain import from_plain, to_plain
 
 PARENT: Final = "$sennit.parent"
@@ -51,6 +55,19 @@ class _Collector:
 
 
 _plain_encoder: Final = msgspec.json.Encoder(enc_hook=to_plain)
+
+
+def _lasting(value: Any) -> Any:
+    """Return the JSON form of what means the same tomorrow: the contents of a shared array change under its address."""
+    if isinstance(value, SharedArray):
+        raise NotImplementedError("a shared array has an address and no content that is known")
+    return to_plain(value)
+
+
+def _raise_if_gone(error: Exception) -> None:
+    """Raise what a hook raised for a shared array as it is: msgspec made it an error of types, which it is not."""
+    if isinstance(error.__cause__, ArrayGone):
+        raise error.__cause__ from None
 
 
 class Codec:
@@ -123,12 +140,12 @@ class Codec:
             PayloadError: they do not fit the signature, do not serialise, or a handle is among them.
         """
         try:
-            data = msgspec.json.encode(self._bind(args, kwargs), enc_hook=to_plain, order="sorted")
+            data = msgspec.json.encode(self._bind(args, kwargs), enc_hook=_lasting, order="sorted")
         except (TypeError, NotImplementedError, ValueError, OverflowError) as error:
             raise PayloadError(
                 f"a call of handler {self._name!r} has no cache key: {error}",
                 why="a cached result is found by the arguments as JSON",
-                fix="pass plain data",
+                fix="pass plain data, and arrays as numpy arrays",
             ) from error
         return hashlib.blake2b(data, digest_size=16).hexdigest()
 
@@ -151,6 +168,7 @@ class Codec:
         try:
             self._decoder.decode(payload)
         except (msgspec.ValidationError, ValueError, NotImplementedError) as error:
+            _raise_if_gone(error)
             raise PayloadError(
                 f"the arguments do not fit handler {self._name}{self._signature}: {error}",
                 fix="pass what its annotations say",
@@ -171,6 +189,7 @@ class Codec:
             else:
                 arguments = self._decoder.decode(payload)
         except (msgspec.ValidationError, ValueError, NotImplementedError) as error:
+            _raise_if_gone(error)
             raise PayloadError(
                 f"the stored arguments do not fit handler {self._name}{self._signature}: {error}",
                 why="the handler was changed after this task was submitted, or a parent returned another type",
@@ -200,6 +219,7 @@ class Codec:
         try:
             return self._result.decode(result)
         except (msgspec.ValidationError, ValueError, NotImplementedError) as error:
+            _raise_if_gone(error)
             raise PayloadError(
                 f"the stored result of handler {self._name!r} does not fit its annotation: {error}"
             ) from error
@@ -276,16 +296,41 @@ def _fill(value: Any, parents: Sequence[bytes | None]) -> Any:
     return value
 
 
+_SHARED: Final = SHARED.encode()
+
+
 @cache
 def _codec_of(function: Callable[..., Any]) -> Codec:
     return Codec(function, getattr(function, "__qualname__", repr(function)))
 
 
 def run_in_process(function: Callable[..., Any], payload: bytes) -> bytes:
-    """Run a cpu body in a worker process: arguments in, result out, both JSON."""
+    """Run a cpu body in a worker process: arguments in, result out, both JSON. Holds on shared arrays end with it."""
     codec = _codec_of(function)
+    if _SHARED not in payload:
+        return _own_arrays_stay(_called(codec, function, payload))
+    try:
+        with released_at_end():
+            return _own_arrays_stay(_called(codec, function, payload))
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # the frames of the body refer to numpy views
+        raise
+
+
+def _called(codec: Codec, function: Callable[..., Any], payload: bytes) -> bytes:
     args, kwargs = codec.decode(payload, ())
     value = function(*args, **kwargs)
     if isinstance(value, NOT_A_RESULT):
         raise Returned(value)
     return codec.encode_result(value, sys.maxsize)
+
+
+def _own_arrays_stay(result: bytes) -> bytes:
+    """Refuse a result in the memory of this worker process, which ends when its pool of processes says so."""
+    if _SHARED in result and any(place["pid"] == os.getpid() for place in places_in(result)):
+        raise PayloadError(
+            "a cpu body returned a shared array that it had acquired itself",
+            why="its memory belongs to the worker process, and is gone when that ends or lets go",
+            fix="acquire it where the task is submitted and pass it as an argument to write into, or return a numpy array",
+        )
+    return result

@@ -1,223 +1,370 @@
-"""numpy arrays in arguments and results: small ones inside the JSON, large ones as files by content, mapped read-only.
+"""NumPy arrays in shared memory, from a pool with a bound, counted across processes and handed to tasks without a copy.
 
-    array ─► below FILE_BYTES_MIN, or no folder ─► {"$sennit.array": {"npy": "base64…"}}
-          └► file FOLDER/<hash>.npy, fsynced ────► {"$sennit.array": {"file": "/absolute/…", "dtype": …, "shape": …}}
+    pool.acquire(shape, dtype) ─► SharedArray ─► task.submit(array): 250 bytes in the store
+         ▲  waits when full          .array          │ the body, in whatever process of this host, gets
+         │                                           ▼ the same memory: as SharedArray, or as np.ndarray
+         └── last reference gone, here and there ─ released, or the holder has died (also by kill -9)
 
-A file is written once, under the hash of what is in it, and is there before the row that names it. Whoever reads it maps
-it: nothing is copied, and nothing can be written to it. `carried` puts an array of somebody else (Ray's object store) in
-the place of the file, and keeps what is encoded out of the folder for the caller to carry.
+Who acquires an array keeps it until the result is there: `with pool.acquire(...) as a: task.submit(a).result()`. After
+its release nobody who was told of it gets in any more (`ArrayGone`), and its memory is used again when the last process
+that has it has let go. What a numpy view still refers to is in use, too: a view never shows somebody else's array.
 
-numpy is never imported here before somebody has an array.
+Its memory is gone when its owner (the process of the pool) has ended and the last holder has let go; a holder may go on
+after the owner's death. What must survive the owner is passed as a plain numpy array, which becomes a file
+(`array_files`). Linux only, see `array_segments`.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
+import asyncio
 import os
-import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Self
 
-import msgspec
+from sennit.errors import ArrayInvalid, ArraysExhausted, SettingsError, SharedMemoryFull, UsageError
+from sennit.sync.array_blocks import Block, Blocks, SharedArrayStatistics
+from sennit.sync.array_forms import Form, Place, checked, need_numpy, this_boot
+from sennit.sync.array_holds import Section, gone
+from sennit.sync.array_line import Waiter, site, wake
+from sennit.sync.array_segments import Lease, Segment, need_linux, page_round
+from sennit.sync.array_shared import SharedArray, open_form, owners
+from sennit.sync.array_waits import Watch
+from sennit.sync.forks import drop_after_fork
 
-from sennit.errors import PayloadError
+__all__ = ["SharedArray", "SharedArrayPool", "SharedArrayStatistics", "open_form"]
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[Any]]
-
-__all__ = ["ARRAY", "FILE_BYTES_MIN", "Carried", "carried", "files_in", "is_array", "keep_in", "read", "write"]
-
-ARRAY: Final = "$sennit.array"
-
-FILE_BYTES_MIN: Final = 65_536
-"""From this size on an array is a file: below it a file costs more (two fsyncs) than a third more JSON."""
+_TO_THREAD_BYTES_MIN: Final = 1 << 20
+"""From this size on clearing an array takes longer than an event loop should stand still for it, some 0.1 ms."""
 
 
-@dataclass(slots=True)
-class Carried:
-    """Arrays that travel beside the JSON: path → array. `given` is looked at before the file, `taken` is not written."""
+class SharedArrayPool:
+    """A bounded pool of arrays in shared memory. For all OS threads and event loops of this process.
 
-    folder: Path
-    given: Mapping[str, Array]
-    taken: dict[str, Array] = field(default_factory=dict)
+    Memory is counted in whole pages and allocated when an array is acquired; a released block stays warm for the next
+    array of about its size. For very many small arrays acquire one, and give each its row.
 
-
-@dataclass(slots=True)
-class _Place:
-    folder: Path | None = None
-
-
-# One per process: the paths in what is stored are absolute, so a second app of this process reads all the same.
-_place: Final = _Place()
-_carried: ContextVar[Carried | None] = ContextVar("sennit-carried-arrays", default=None)
-
-
-def keep_in(folder: Path | None) -> None:
-    """Write the large arrays of this process into `folder` from now on; None: they go inside the JSON, too."""
-    _place.folder = None if folder is None else folder.absolute()
-
-
-def folder() -> Path | None:
-    """Return where large arrays of this process go."""
-    return _place.folder
-
-
-@contextmanager
-def carried(folder: Path, given: Mapping[str, Array]) -> Iterator[Carried]:
-    """Read from `given` what is there, and collect large arrays that are encoded, instead of writing them."""
-    here = Carried(folder, given)
-    token = _carried.set(here)
-    try:
-        yield here
-    finally:
-        _carried.reset(token)
-
-
-# ------------------------------------------------------------ writing
-
-
-def is_array(value: Any) -> bool:
-    """Return whether `value` is a numpy array; numpy need not be installed."""
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.ndarray)
-
-
-def plain_of(value: Array) -> dict[str, Any]:
-    """Return the JSON form of an array; a large one is in its file when this returns.
+    Args:
+        bytes_max: of all arrays together, in use or kept warm.
+        name: in /proc/PID/maps and in messages.
 
     Raises:
-        PayloadError: it holds Python objects.
-        OSError: the file cannot be written.
+        SettingsError: `bytes_max` is less than a page.
+        UsageError: this is not Linux, or numpy is not installed.
     """
-    if value.dtype.hasobject:
-        raise PayloadError(
-            f"an array of dtype {value.dtype} cannot be stored",
-            why="it holds Python objects, and reading those back would run code",
-            fix="use a dtype of numbers, booleans or fixed-size text, or a list",
-        )
-    here = _carried.get()
-    home = here.folder if here is not None else _place.folder
-    if home is None or value.nbytes < FILE_BYTES_MIN:
-        return {ARRAY: {"npy": base64.b64encode(_npy(value)).decode("ascii")}}
-    path = home / f"{digest(value)}.npy"
-    if here is not None:
-        here.taken[str(path)] = value
-    else:
-        write(path, value)
-    return {ARRAY: {"file": str(path), "dtype": str(value.dtype), "shape": list(value.shape)}}
 
+    def __init__(self, *, bytes_max: int, name: str = "arrays") -> None:
+        need_linux()
+        need_numpy()
+        if bytes_max < page_round(1):
+            raise SettingsError(f"bytes_max={bytes_max} is less than one page of {page_round(1)} bytes")
+        self.bytes_max = bytes_max
+        self.name = name
+        self._pid = os.getpid()
+        self._section: Section[tuple[Block, int | None]] = Section(self._settle)
+        self._blocks = Blocks(name, bytes_max, self, owners)
+        self._waiters: deque[Waiter] = deque()
+        self._watch = Watch(self._watched, self._look, self._watch_failed, self._section)
+        self._closed = False
+        drop_after_fork(self)
 
-def digest(value: Array) -> str:
-    """Return the name of an array: BLAKE2b over dtype, shape and elements in C order."""
-    numpy = sys.modules["numpy"]
-    ordered = numpy.asarray(value, order="C")
-    taste = hashlib.blake2b(repr((ordered.dtype.descr, ordered.shape)).encode(), digest_size=20)
-    taste.update(memoryview(ordered.reshape(-1).view(numpy.uint8)))
-    return taste.hexdigest()
+    # ------------------------------------------------------------ acquiring
 
+    def acquire(
+        self,
+        shape: int | Sequence[int],
+        dtype: Any = "float64",
+        *,
+        zeroed: bool = True,
+        timeout_s: float | None = None,
+    ) -> SharedArray:
+        """Return an array; wait for room while the pool is exhausted, in the order of the calls.
 
-def write(path: Path, value: Array) -> None:
-    """Write an array to the file that its hash names, unless it is there; durable and whole when this returns.
+        Args:
+            shape: its lengths; 0 among them makes an array without memory.
+            dtype: of its elements; byte order, fixed-size text and structured ones are kept.
+            zeroed: False leaves in it what the array before it in this pool held, and saves the time to clear it.
+            timeout_s: how long to wait; None for as long as it takes, 0 not at all.
 
-    Raises:
-        OSError: it cannot be written.
-    """
-    import numpy as np  # noqa: PLC0415 - an extra
+        Raises:
+            ArraysExhausted: there was no room in time; says who holds what.
+            ArrayInvalid: no such array can be in this pool.
+            SharedMemoryFull: the system refuses the memory.
+            UsageError: the pool is closed, or belongs to the parent of this forked process.
+        """
+        form, nbytes = self._form(shape, dtype)
+        if not nbytes:
+            return SharedArray(form, None, self, None)
+        lease = self._take(nbytes)
+        if lease is None:
+            # A bare lock: a finalizer wakes us, too, and may run inside an Event's own code, with the Event's lock held.
+            gate = threading.Lock()
+            gate.acquire()
+            with self._waiting(nbytes, gate.release, timeout_s) as waiter:
+                gate.acquire(timeout=-1 if timeout_s is None else min(max(0.0, timeout_s), threading.TIMEOUT_MAX))
+            lease = waiter.granted()
+        _prepare(lease, zeroed=zeroed)
+        return self._handle(form, lease)
 
-    if path.exists():
-        os.utime(path)  # who clears files away by age sees that it is in use again
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as file:
+    async def acquire_async(
+        self,
+        shape: int | Sequence[int],
+        dtype: Any = "float64",
+        *,
+        zeroed: bool = True,
+        timeout_s: float | None = None,
+    ) -> SharedArray:
+        """Do as `acquire` does, without blocking the event loop."""
+        form, nbytes = self._form(shape, dtype)
+        if not nbytes:
+            return SharedArray(form, None, self, None)
+        lease = self._take(nbytes)
+        if lease is None:
+            loop = asyncio.get_running_loop()
+            woken: asyncio.Future[None] = loop.create_future()
+            with self._waiting(nbytes, lambda: wake(loop, woken), timeout_s) as waiter:
+                await asyncio.wait((woken,), timeout=timeout_s)
+            lease = waiter.granted()
+        if nbytes >= _TO_THREAD_BYTES_MIN:
+            await asyncio.to_thread(_prepare, lease, zeroed=zeroed)
+        else:
+            _prepare(lease, zeroed=zeroed)
+        return self._handle(form, lease)
+
+    def share(self, values: Any, *, timeout_s: float | None = None) -> SharedArray:
+        """Return a shared array with the values of any array: the one copy there is.
+
+        Raises:
+            what `acquire` raises.
+        """
+        array = need_numpy().asarray(values)
+        shared = self.acquire(array.shape, array.dtype, zeroed=False, timeout_s=timeout_s)
+        shared.array[...] = array
+        return shared
+
+    def statistics(self) -> SharedArrayStatistics:
+        """Return the figures of this moment."""
+        with self._section.lock:
+            found = self._blocks.statistics(waiting=len(self._waiters))
+        self._section.settle()
+        return found
+
+    def holders(self) -> tuple[str, ...]:
+        """Return a line for each that holds arrays of this pool, the largest first."""
+        with self._section.lock:
+            self._blocks.sweep()
+            found = self._blocks.holders()
+        self._section.settle()
+        return found
+
+    def close(self) -> None:
+        """Refuse who comes and who waits, and give back what is free; arrays in use stay until they are released."""
+        with self._section.lock:
+            self._closed = True
+            self._fail_waiters(_closed(self.name))
+            self._blocks.close_free()
+            self._watch.poke()
+        self._section.settle()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ one acquire
+
+    def _form(self, shape: int | Sequence[int], dtype: Any) -> tuple[Form, int]:
+        if self._pid != os.getpid():
+            raise UsageError(
+                f"the pool {self.name!r} belongs to process {self._pid}, of which this is a forked child",
+                fix="make a pool here, or pass arrays of the parent as arguments",
+            )
+        lengths, _, nbytes, coded = checked(shape, dtype)
+        if page_round(nbytes) > self.bytes_max:
+            raise ArrayInvalid(
+                f"an array of {nbytes} bytes does not fit into a pool of bytes_max={self.bytes_max}",
+                why="no release could ever make room for it",
+                fix="use a smaller array, or raise bytes_max",
+            )
+        return Form(coded, lengths), nbytes
+
+    def _take(self, nbytes: int) -> Lease | None:
+        """Return a lease if there is room, and nobody waits already."""
         try:
-            np.save(file, np.asarray(value, order="C"), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)  # noqa: PTH105 - a name, not a path
+            with self._section.lock:
+                if self._closed:
+                    raise _closed(self.name)
+                return None if self._waiters else self._blocks.take(nbytes, site(__file__))
+        finally:
+            self._section.settle()
+
+    @contextmanager
+    def _waiting(self, nbytes: int, awaken: Callable[[], None], timeout_s: float | None) -> Iterator[Waiter]:
+        """Stand in line inside of this, and sleep there until `wake` is called."""
+        waiter = Waiter(nbytes, site(__file__), awaken)
+        with self._section.lock:
+            if self._closed:
+                raise _closed(self.name)
+            self._waiters.append(waiter)
+            self._serve()  # what was let go of since `_take`
+        self._section.settle()
+        try:
+            yield waiter
         except BaseException:
-            Path(file.name).unlink(missing_ok=True)
+            self._leave_line(waiter)
+            waiter.lease = None  # the traceback would keep it
             raise
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        self._leave_line(waiter)
+        if not waiter.is_served:
+            waiter.error = ArraysExhausted(
+                bytes_wanted=nbytes, bytes_max=self.bytes_max, timeout_s=timeout_s or 0, holders=self.holders()
+            )
+
+    def _leave_line(self, waiter: Waiter) -> None:
+        with self._section.lock:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+                self._serve()  # it may have been in the way of a smaller one
+        self._section.settle()
+
+    def _serve(self) -> None:
+        """With the lock held: give to those that wait, in their order, and see that news from elsewhere comes in."""
+        while self._waiters:
+            waiter = self._waiters[0]
+            try:
+                waiter.lease = self._blocks.take(waiter.nbytes, waiter.site)
+            except SharedMemoryFull as error:
+                waiter.error = error
+            if not waiter.is_served:
+                break
+            self._waiters.popleft()
+            waiter.wake()
+        self._watch.poke()
+
+    def _fail_waiters(self, error: Exception) -> None:
+        """With the lock held."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            waiter.error = error
+            waiter.wake()
+
+    def _handle(self, form: Form, lease: Lease) -> SharedArray:
+        block: Block = lease.block
+        place = self._place(block, lease)
+        with self._section.lock:
+            block.handles += 1
+        self._section.settle()
+        return SharedArray(Form(form.dtype, form.shape, place), lease, self, block)
+
+    def _place(self, block: Block, lease: Lease) -> Place:
+        segment = block.segment
+        return Place(
+            pid=self._pid,
+            fd=segment.descriptor,
+            ino=segment.inode,
+            token=segment.token,
+            block=block.index,
+            generation=segment.generation(block.index),
+            offset=segment.offset(block.index),
+            size=lease.nbytes,
+            boot=this_boot(),
+        )
+
+    # ------------------------------------------------------------ references and leases come and go
+
+    def lent(self, lease: Lease) -> None:
+        """With the lock held: a lease was made."""
+        self._blocks.lent(lease)
+
+    def come_back(self, block: Block) -> None:
+        """A lease is gone; from a finalizer."""
+        self._section.leave((block, None))
+
+    def leave_handle(self, block: Block, generation: int) -> None:
+        """A reference was released; from a finalizer, too."""
+        self._section.leave((block, generation))
+
+    def tell(self, block: Block) -> None:
+        """Other processes are about to learn where a block is."""
+        with self._section.lock:
+            block.is_told = True
+        self._section.settle()
+
+    def open_here(self, place: Place, *, writable: bool, handle: bool) -> tuple[Lease, Block]:
+        """Return one more lease on a block of this process.
+
+        Raises:
+            ArrayGone: it was released.
+        """
+        try:
+            with self._section.lock:
+                block = self._blocks.taken.get((place.token, place.block))
+                if block is None or block.segment.generation(place.block) != place.generation:
+                    raise gone(
+                        "a shared array of this process cannot be opened: it was released",
+                        "its memory may hold somebody else's array by now",
+                    )
+                lease = Lease(self, block, block.segment.mapping, place.offset, place.size, writable=writable)
+                block.handles += handle
+                return lease, block
+        finally:
+            self._section.settle()
+
+    def _settle(self, what: tuple[Block, int | None]) -> None:
+        """With the lock held: what finalizers have left, a reference of some generation or a lease."""
+        block, generation = what
+        if generation is not None:
+            self._blocks.handle_gone(block, generation)
+        else:
+            self._blocks.lease_gone(block)
+            self._serve()
+            if self._closed:
+                self._blocks.close_free()
+
+    # ------------------------------------------------------------ other processes let go
+
+    def _watched(self) -> Iterable[Segment]:
+        """With the lock held: segments of which others hold blocks, while somebody here waits for one."""
+        return {block.segment for block in self._blocks.away} if self._waiters else ()
+
+    def _look(self) -> bool:
+        with self._section.lock:
+            is_back = self._blocks.sweep()
+            if is_back:
+                self._serve()
+        self._section.settle()
+        return is_back
+
+    def _watch_failed(self, error: OSError) -> None:
+        """With the lock held."""
+        self._fail_waiters(SharedMemoryFull(0, f"waiting for other processes: {error.strerror or error}"))
+
+    def drop_after_fork(self) -> None:
+        """In a forked child: close what would keep the memory of its parent."""
+        self._section = Section(self._settle)
+        self._waiters.clear()
+        self._watch.drop_after_fork()
+        for segment in self._blocks.segments.values():
+            segment.forget()
 
 
-def _npy(value: Array) -> bytes:
-    import numpy as np  # noqa: PLC0415 - an extra
-
-    buffer = io.BytesIO()
-    np.save(buffer, value, allow_pickle=False)
-    return buffer.getvalue()
-
-
-# ------------------------------------------------------------ reading
-
-
-def is_plain_array(value: Any) -> bool:
-    """Return whether `value` is the JSON form of an array."""
-    return isinstance(value, dict) and len(value) == 1 and isinstance(value.get(ARRAY), dict)
-
-
-def revived(value: dict[str, Any]) -> Array:
-    """Return the array of its JSON form; one from a file is mapped and read-only.
-
-    Raises:
-        PayloadError: its file is not there, or is no array.
-    """
-    form = value[ARRAY]
-    if "npy" in form:
-        import numpy as np  # noqa: PLC0415 - an extra
-
-        inside: Array = np.load(io.BytesIO(base64.b64decode(form["npy"])), allow_pickle=False)
-        return inside
-    here = _carried.get()
-    if here is not None and form["file"] in here.given:
-        return here.given[form["file"]]
-    return read(Path(form["file"]))
+def _prepare(lease: Lease, *, zeroed: bool) -> None:
+    """Have memory behind a block, cleared if that was asked for."""
+    block: Block = lease.block
+    need_bytes = page_round(lease.nbytes)
+    if block.backed_bytes < need_bytes:
+        try:
+            block.segment.commit(block.index, need_bytes)
+        except SharedMemoryFull:
+            block.is_lost = True
+            raise
+        block.backed_bytes = need_bytes
+    if zeroed and block.is_used:
+        need_numpy().asarray(lease).fill(0)
 
 
-def read(path: Path) -> Array:
-    """Map the array in a file, read-only.
-
-    Raises:
-        PayloadError: the file is not there, or is no array.
-    """
-    import numpy as np  # noqa: PLC0415 - an extra
-
-    try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise PayloadError(
-            f"the array {path} cannot be read: {error}",
-            why="large arrays are files beside the store, and this process does not find this one",
-            fix="on several machines let `array_folder` be a folder that all of them mount at the same path",
-        ) from error
-
-
-def files_in(payload: bytes) -> list[str]:
-    """Return the paths of the arrays in a payload, each once."""
-    if ARRAY.encode() not in payload:
-        return []
-    found: dict[str, None] = {}
-    rest: list[Any] = [msgspec.json.decode(payload)]
-    while rest:
-        value = rest.pop()
-        if is_plain_array(value):
-            if isinstance(path := value[ARRAY].get("file"), str):
-                found[path] = None
-        elif isinstance(value, dict):
-            rest += value.values()
-        elif isinstance(value, list):
-            rest += value
-    return list(found)
+def _closed(name: str) -> UsageError:
+    return UsageError(f"the pool {name!r} of shared arrays is closed", fix="acquire before close()")

@@ -1,7 +1,7 @@
 """Values become JSON and come back as the type that was asked for.
 
 Built on msgspec: its structs, dataclasses, TypedDicts, enums, datetimes and the rest of its types work as they are,
-pydantic models, paths and numpy arrays (`arrays`) through two hooks.
+pydantic models, paths, numpy arrays (`array_files`) and shared arrays (`arrays`) through two hooks.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Any, Final, Generic, TypeVar, get_origin
 
 import msgspec
 
-from sennit.errors import PayloadError, PayloadTooLarge, UsageError
-from sennit.sync import arrays
+from sennit.errors import ArrayReleased, PayloadError, PayloadTooLarge, UsageError
+from sennit.sync import array_files
+from sennit.sync.array_forms import is_form
+from sennit.sync.array_shared import SharedArray, from_form
 
 T = TypeVar("T")
 
@@ -28,18 +30,27 @@ _MOMENTS: Final = ((dt.datetime, "date-time"), (dt.time, "time"))
 
 
 def to_plain(value: Any) -> Any:
-    """Return a form msgspec can encode of a value it cannot; for pydantic models, paths and numpy arrays.
+    """Return a form msgspec can encode of a value it cannot; for pydantic models, paths and arrays.
 
     Raises:
         NotImplementedError: there is none.
     """
-    if arrays.is_array(value):
-        return arrays.plain_of(value)
+    if array_files.is_array(value):
+        return array_files.plain_of(value)
     if isinstance(value, PurePath):
         return str(value)
+    if isinstance(value, SharedArray):
+        return _shared(value)
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     raise NotImplementedError(f"values of type {type(value).__qualname__} do not serialise to JSON")
+
+
+def _shared(value: SharedArray) -> dict[str, Any]:
+    try:
+        return value.plain()
+    except (ArrayReleased, UsageError) as error:
+        raise PayloadError(error.what, why=error.why, fix=error.fix) from error
 
 
 def from_plain(wanted: type, value: Any) -> Any:
@@ -50,9 +61,11 @@ def from_plain(wanted: type, value: Any) -> Any:
     """
     if hasattr(wanted, "model_validate"):
         return wanted.model_validate(value)
-    if arrays.is_plain_array(value):
-        return arrays.revived(value)
+    if array_files.is_plain_array(value):
+        return array_files.revived(value)
     wanted = get_origin(wanted) or wanted  # NDArray[float64] is a generic ndarray
+    if is_form(value):
+        return from_form(wanted, value)
     if isinstance(value, wanted):
         return value
     if issubclass(wanted, PurePath) and isinstance(value, str):

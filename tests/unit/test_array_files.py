@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from sennit.errors import PayloadError
 from sennit.submit.codec import Codec
-from sennit.sync import arrays
+from sennit.sync import array_files
 
-LARGE = arrays.FILE_BYTES_MIN // 8  # float64
+LARGE = array_files.FILE_BYTES_MIN // 8  # float64
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    before = arrays.folder()
-    arrays.keep_in(tmp_path / "arrays")
+    before = array_files.folder()
+    array_files.keep_in(tmp_path / "arrays")
     yield tmp_path / "arrays"
-    arrays.keep_in(before)
+    array_files.keep_in(before)
 
 
 def mean(values: NDArray[np.float64], others: list[np.ndarray] | None = None) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_a_large_array_is_one_file_however_often_it_is_passed(folder: Path) -> N
     payload, _ = CODEC.encode([value, [value, value.copy()]], {}, 1000)
 
     (file,) = folder.iterdir()
-    assert arrays.files_in(payload) == [str(file)]
+    assert array_files.files_in(payload) == [str(file)]
     assert np.array_equal(np.load(file), value)
 
 
@@ -79,18 +79,18 @@ def test_a_large_array_comes_back_mapped_and_read_only(folder: Path) -> None:
 def test_arrays_of_equal_bytes_and_other_shape_or_type_are_other_files() -> None:
     value = np.zeros(8)
 
-    names = {arrays.digest(v) for v in (value, value.reshape(2, 4), value.view("<i8"), np.zeros(8, ">f8"))}
+    names = {array_files.digest(v) for v in (value, value.reshape(2, 4), value.view("<i8"), np.zeros(8, ">f8"))}
 
     assert len(names) == 4
 
 
 @pytest.mark.usefixtures("folder")
 def test_without_a_folder_a_large_array_is_in_the_payload() -> None:
-    arrays.keep_in(None)
+    array_files.keep_in(None)
 
     payload, _ = CODEC.encode([np.ones(LARGE)], {}, 1 << 30)
 
-    assert arrays.files_in(payload) == []
+    assert array_files.files_in(payload) == []
     assert CODEC.decode(payload, ())[1]["values"].sum() == LARGE
 
 
@@ -112,21 +112,21 @@ def test_a_file_that_is_not_whole_is_never_seen_under_its_name(folder: Path, mon
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
 
     with pytest.raises(OSError, match="No space"):
-        arrays.write(folder / "x.npy", np.ones(LARGE))
+        array_files.write(folder / "x.npy", np.ones(LARGE))
 
     assert list(folder.iterdir()) == []
 
 
 def test_carried_arrays_are_read_without_their_file_and_written_to_none(folder: Path) -> None:
     payload, _ = CODEC.encode([np.ones(LARGE)], {}, 1000)
-    (path,) = arrays.files_in(payload)
+    (path,) = array_files.files_in(payload)
     Path(path).unlink()
     mine = np.full(LARGE, 2.0)
 
-    with arrays.carried(folder, {path: mine}) as carried:
+    with array_files.carried(folder, {path: mine}) as carried:
         back = CODEC.decode(payload, ())[1]["values"]
         result = CODEC.encode_result(np.full(LARGE, 3.0), 1000)
 
     assert back is mine
-    assert list(carried.taken) == arrays.files_in(result)
+    assert list(carried.taken) == array_files.files_in(result)
     assert list(folder.iterdir()) == []
