@@ -70,6 +70,7 @@ IDS = f"ARRAY[{WAITING}, {WAITING - 1}]::bigint[]"
     ("sql", "uses"),
     [
         ("SELECT * FROM sennit_claim(7, 'q', 10)", "sennit_ready_pkey"),
+        ("SELECT * FROM sennit_claim(7, 'q', 10, 32)", "sennit_running_ahead"),
         (f"SELECT * FROM sennit_finish({IDS}, '{{1,1}}', ARRAY['','']::bytea[], 1, 1)", "sennit_running_pkey"),
         (f"SELECT * FROM sennit_save_steps({IDS}, '{{1,1}}', '{{a,b}}', ARRAY['','']::bytea[])", "sennit_running_pkey"),
         (f"SELECT sennit_must_hold({IDS}, '{{1,1}}')", "sennit_running_pkey"),

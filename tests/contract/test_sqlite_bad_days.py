@@ -16,7 +16,7 @@ import pytest
 
 from sennit.errors import SchemaMismatch, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreUnavailable
 from sennit.model.lifecycle import State
-from sennit.model.task import Ref, TaskSpec
+from sennit.model.task import Ref, Succeeded, TaskSpec
 from sennit.store.connect import filesystem_of, refuse_network_filesystem
 from sennit.store.database import Connection
 from sennit.store.migrate import LATEST
@@ -296,6 +296,24 @@ def test_a_newer_schema_is_refused_and_left_as_it_is(filled: Path) -> None:
 
     assert_clear(refused.value, names=filled)
     assert filled.read_bytes() == before
+
+
+def test_tasks_that_ran_when_the_schema_was_older_are_finished(tmp_path: Path) -> None:
+    """The file is as a process left it that was killed before there was `is_ahead`."""
+    path = tmp_path / "older.db"
+    with running_loop() as loop, closing(SqliteStore(path, durability="normal")) as store:
+        rig = Rig(store, loop)
+        claimed = rig.start()
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("DROP INDEX sennit_running_ahead")
+        file.execute("ALTER TABLE sennit_running DROP COLUMN is_ahead")
+        file.execute("PRAGMA user_version = 5")
+
+    with running_loop() as loop, closing(SqliteStore(path, durability="normal")) as store:
+        rig = Rig(store, loop)
+        assert (rig.state(claimed.id), rig.view(claimed.id).reason) == (State.RUNNING, "")
+        assert rig.finish(Succeeded(claimed.claim, b"1")) == [True]
+        rig.check()
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])

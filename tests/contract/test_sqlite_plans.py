@@ -40,6 +40,8 @@ BY_ID = "INTEGER PRIMARY KEY (rowid=?)"
 RANGE = "SEARCH sennit_ready USING PRIMARY KEY (queue=? AND provider=? AND route=? AND (order_us,id)<(?,?))"
 LANES = "SEARCH sennit_ready USING PRIMARY KEY (queue=? AND provider>?)"
 ROUTES = "SEARCH sennit_ready USING PRIMARY KEY (queue=? AND provider=? AND route>?)"
+RANGE_BEFORE = "USING PRIMARY KEY (queue=? AND provider=? AND route=? AND order_us<?)"
+AHEAD = "sennit_running_ahead"
 LANE = "USING PRIMARY KEY (queue=? AND provider=? AND route=?)"
 GUARDS: Final = (
     Guard("claim", 0, (f"SEARCH r {LANE}", f"SEARCH t USING {BY_ID}", LANES, ROUTES)),
@@ -47,7 +49,14 @@ GUARDS: Final = (
     Guard("claim", 2, (RANGE,)),
     Guard("claim", 3, ("INDEX sennit_edge_child (child=?)", f"SEARCH p USING {BY_ID}")),
     Guard("claim", 4, ("SEARCH sennit_step USING PRIMARY KEY (task_id=?)",)),
-    Guard("claim", 5, (f"SEARCH sennit_worker USING {BY_ID}", LANES, ROUTES)),
+    Guard("claim", 5, (f"SEARCH sennit_worker USING {BY_ID}", LANES, ROUTES, f"INDEX {AHEAD} (queue=?)")),
+    Guard("ahead", 0, (f"INDEX {AHEAD} (queue=? AND worker_id=?)", LANES, ROUTES, RANGE_BEFORE)),
+    Guard("ahead", 1, (f"SEARCH sennit_running USING {BY_ID}", f"INDEX {AHEAD} (queue=? AND worker_id=?)")),
+    Guard("ahead", 2, (f"SEARCH r USING {BY_ID}", f"SEARCH t USING {BY_ID}")),
+    Guard("ahead", 3, (f"INDEX {AHEAD} (queue=?)",)),
+    Guard("ahead", 4, (f"SEARCH sennit_running USING {BY_ID}", f"INDEX {AHEAD} (queue=? AND worker_id=?)")),
+    Guard("ahead", 5, (f"INDEX {AHEAD} (queue=? AND worker_id=?)",)),
+    Guard("ahead", 6, (f"INDEX {AHEAD} (queue=? AND worker_id=?)", f"SEARCH t USING {BY_ID}")),
     Guard("lane", 0, (LANES, ROUTES)),
     Guard("lane", 1, (f"SEARCH sennit_ready {LANE}",)),
     Guard(

@@ -66,8 +66,11 @@ def break_and_heal(place: Place) -> None:
 
 
 def test_a_transaction_number_that_the_server_gave_again_is_not_taken_for_ours(start_postgres: Start) -> None:
-    """What it had written was not on the disk at the crash; after it others commit with the number that was its own."""
-    server = start_postgres()
+    """What it had written was not on the disk at the crash; after it others commit with the number that was its own.
+
+    Who writes the log meanwhile (every 200 ms by default, and autovacuum) makes the server remember the number.
+    """
+    server = start_postgres(wal_writer_delay="10s", autovacuum="off")
     url = server.create_database("fate")
     PostgresStore(url).close()
     database = Database(url, patience_s=30)

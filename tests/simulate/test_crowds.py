@@ -28,7 +28,7 @@ from sennit.testing.simfleet import steady_us
 from sennit.testing.simloop import SimLoop
 from sennit.testing.simstore import SlowStore
 
-SEEDS_PER_TEST = 100
+SEEDS_PER_TEST = 60
 SEEN: Counter[str] = Counter()  # counted, and never looked at by a run
 
 

@@ -29,7 +29,7 @@ from sennit.testing.simloop import SimLoop
 from sennit.testing.simstore import SlowStore
 from sennit.testing.simtalks import converse
 
-SEEDS_PER_TEST = 100
+SEEDS_PER_TEST = 60
 SEEN: Counter[str] = Counter()  # counted, and never looked at by a run
 
 

@@ -17,33 +17,33 @@ from sennit.model.settings import Settings
 from sennit.runtime.moving import open_side
 from sennit.runtime.stores import open_store
 from sennit.store.copying_sides import Tally
+from tests.crash.nursery import Nursery
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "tests" / "store" / "programs" / "full_house.py"
-
-
-def house(*words: str, folder: Path) -> subprocess.Popen[str]:
-    """Start the program of the house."""
-    argv = [sys.executable, str(PROGRAM), *words]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(argv, cwd=folder, stdout=pipe, stderr=pipe, text=True, env={"PYTHONPATH": str(ROOT)})
+ENVIRON = {"PYTHONPATH": str(ROOT)}
 
 
 def fill(url: str, folder: Path) -> None:
     """Fill a store, and kill the process in the middle of its work."""
-    with house("fill", url, folder=folder) as process:
+    argv, pipe = [sys.executable, str(PROGRAM), "fill", url], subprocess.PIPE
+    with subprocess.Popen(argv, cwd=folder, stdout=pipe, stderr=pipe, text=True, env=ENVIRON) as process:
         assert process.stdout is not None
         said = process.stdout.readline()
         process.send_signal(signal.SIGKILL)
         assert said == "full\n", process.communicate()
 
 
-def said_by(*words: str, folder: Path) -> dict[str, Any]:
-    """Run the program of the house to its end; return what it says."""
-    with house(*words, folder=folder) as process:
-        out, err = process.communicate()
-    assert process.returncode == 0, err
-    found: dict[str, Any] = json.loads(out)
+def house(nursery: Nursery, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the program of the house to its end, in a process of its own."""
+    return nursery.run("tests.store.programs.full_house:main", *words, folder=folder, environ=ENVIRON)
+
+
+def said_by(nursery: Nursery, *words: str, folder: Path) -> dict[str, Any]:
+    """The same; return what it says."""
+    done = house(nursery, *words, folder=folder)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 

@@ -9,13 +9,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from sennit.model.lifecycle import State
 from sennit.model.settings import Settings
 from sennit.model.task import LogLine, Ref, TaskSpec
 from sennit.runtime.moving import move_store, open_side
 from sennit.runtime.stores import open_store
 from sennit.store.copying import Copied, shared
+from sennit.store.postgres import PostgresStore
 from sennit.store.sqlite import SqliteStore
-from tests.store.houses import fill, is_open, ledger_of, said_by, tables_of
+from sennit.testing.contract_tools import Rig, running_loop
+from tests.crash.nursery import Nursery
+from tests.store.houses import duplicate, fill, is_open, ledger_of, said_by, tables_of
 
 # Rows of these live for less than the moment in which the house is looked at.
 MAY_BE_EMPTY = {"sennit_blocked", "sennit_held", "sennit_stop", "sennit_wait"}
@@ -77,11 +81,35 @@ def test_what_is_not_of_processes_is_copied_byte_for_byte(here: str, fresh_datab
     assert {name: (copied.rows[name], copied.digests[name]) for name in before} == before
 
 
-def test_workers_go_on_where_it_is_now(here: str, fresh_database: Callable[..., str], tmp_path: Path) -> None:
+def test_what_is_held_ahead_is_ready_there_and_counts_as_never_begun(
+    fresh_database: Callable[..., str], tmp_path: Path
+) -> None:
+    with running_loop() as loop, closing(SqliteStore(tmp_path / "full.db", durability="normal")) as store:
+        rig = Rig(store, loop)
+        begun, *held = rig.submit(*(rig.spec() for _ in range(5)))
+        store.want_ahead("q", 8)
+        store.want("q", 1)
+        rig.heard.wait_for(lambda: bool(rig.heard.claimed))
+        here = duplicate(tmp_path / "full.db", tmp_path / "killed.db")  # as after a kill -9
+    there = fresh_database()
+
+    assert move(here, there).given_back == 5
+
+    with closing(PostgresStore(there)) as moved, running_loop() as loop:
+        rig = Rig(moved, loop)
+        assert rig.states(begun, *held) == [State.READY] * 5
+        assert tables_of(there)["sennit_begun"][0] == 1
+        assert [(task.id, task.attempt, task.crashes) for task in rig.claim(n=5)] == [(i, 2, 0) for i in (begun, *held)]
+        rig.check()
+
+
+def test_workers_go_on_where_it_is_now(
+    nursery: Nursery, here: str, fresh_database: Callable[..., str], tmp_path: Path
+) -> None:
     server = fresh_database()
     move(here, server)
 
-    done = said_by("go_on", server, folder=tmp_path)
+    done = said_by(nursery, "go_on", server, folder=tmp_path)
 
     assert sorted(done["begun"]) == ["a", "b"]
     assert done["state"] == {"n": 10}
@@ -91,13 +119,15 @@ def test_workers_go_on_where_it_is_now(here: str, fresh_database: Callable[..., 
     assert ledger_of(server)[1] == []
 
 
-def test_a_fleet_that_ran_on_a_server_goes_on_in_a_file(fresh_database: Callable[..., str], tmp_path: Path) -> None:
+def test_a_fleet_that_ran_on_a_server_goes_on_in_a_file(
+    nursery: Nursery, fresh_database: Callable[..., str], tmp_path: Path
+) -> None:
     server, file = fresh_database(), f"sqlite:///{tmp_path}/file.db"
     fill(server, tmp_path)
     assert set(tables_of(server)) - rows(tables_of(server)) <= MAY_BE_EMPTY
 
     copied = move(server, file)
-    done = said_by("go_on", file, folder=tmp_path)
+    done = said_by(nursery, "go_on", file, folder=tmp_path)
 
     assert copied.given_back == 3
     assert sorted(done["begun"]) == ["a", "b"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -54,13 +54,21 @@ class Dispatcher:
     """Implements `store.protocol.Listener` for one process. All methods belong to its event loop."""
 
     def __init__(
-        self, store: Store, worker: WorkerInfo, slots: Slots, runner: Runner, *, on_held: Callable[[int], None]
+        self,
+        store: Store,
+        worker: WorkerInfo,
+        slots: Slots,
+        runner: Runner,
+        *,
+        on_held: Callable[[int], None],
+        claim_ahead: int = 0,
     ) -> None:
         self._store = store
         self._worker = worker
         self._slots = slots
         self._runner = runner
         self._on_held = on_held
+        self._claim_ahead = claim_ahead  # of each queue, beyond the slots
         self._loop = asyncio.get_running_loop()
         self._alarm: Alarm[str] = Alarm(Timers(), now_us=store.now_us, on_due=self._fire, loop=self._loop)
         self._attempts: dict[Claim, str] = {}  # that run here: their queue
@@ -86,12 +94,14 @@ class Dispatcher:
         await self._store.join(self._worker, self, self._loop, lease_us=lease_us)
         self._open = True
         self._fire([])
+        self._order_ahead(self._slots.all_free())
         for queue, n in self._slots.all_free().items():
             self._store.want(queue, n)
 
     def serve(self, queue: str, slots: int) -> None:
         """Take tasks of one more queue. Harmless when it is served."""
         if self._open and self._slots.add(queue, slots) and self._orders:
+            self._order_ahead([queue])
             self._store.want(queue, self._slots.allowed(queue))
 
     async def close_intake(self) -> None:
@@ -145,8 +155,15 @@ class Dispatcher:
     def _order_all(self) -> None:
         """Order for every slot that is free, after the order was cancelled."""
         if self._orders:
+            self._order_ahead(self._slots.all_free())
             for queue, n in self._slots.unordered().items():
                 self._store.want(queue, n)
+
+    def _order_ahead(self, queues: Iterable[str]) -> None:
+        """Have tasks held beyond the slots. The store keeps them, and tells of each when it begins, for a slot."""
+        if self._claim_ahead:
+            for queue in queues:
+                self._store.want_ahead(queue, self._claim_ahead)
 
     async def wait_idle(self) -> None:
         """Wait until nothing is held and every end is recorded."""

@@ -15,6 +15,7 @@ writes is refused by the store, which is the safe side.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -23,6 +24,8 @@ from sennit.errors import StoreError
 from sennit.model.task import Claim
 from sennit.store.protocol import Store
 from sennit.sync.ack import Ack
+
+_log = logging.getLogger("sennit")
 
 # The part of a lease before its end in which nothing runs any more: bodies unwind meanwhile, and the clocks of two
 # machines may drift apart by so much in the time of a lease.
@@ -136,6 +139,13 @@ class Heart:
     def _beat(self) -> bool:
         """Renew the lease, or raise the fence when it is time for that; False if the store does not answer."""
         left_s = self._left_s() - self._lease_s * FENCE_MARGIN
+        if self._holds and self._asked is None and not self._is_fenced and self._left_s() < 0:
+            _log.warning(
+                "worker %d wakes %.1f s after the end of its lease: the process was stopped, or had no core. "
+                "It asks what it still holds; what others took over is stopped here",
+                self._worker_id,
+                -self._left_s(),
+            )
         patience_s = left_s if left_s > 0 and not self._is_fenced else LATE_PATIENCE_S
         try:
             held = self._answer(patience_s)

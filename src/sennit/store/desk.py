@@ -16,8 +16,9 @@ from sennit.errors import LeaseLost
 from sennit.model.task import Claim, Claimed, WorkerInfo
 from sennit.store.database import Connection
 from sennit.store.effects import Effects
+from sennit.store.moves import ahead, entry, time, turn
 from sennit.store.moves import claim as claims
-from sennit.store.moves import entry, time, turn
+from sennit.store.moves.claim import Taken
 from sennit.store.reception import EVERYTHING, Reception
 from sennit.store.sql import Statement
 from sennit.store.wakeup import Hint
@@ -83,19 +84,52 @@ class Desk(Reception):
         effects = self.effects()
         if not self.members.is_worker:
             return effects
+        if not self._store.hand_over and not self._look_all:
+            if ready or self.order.fresh:  # the next transaction is for that
+                self._rung(Hint.READY | Hint.PRESSED)
+            return effects
         self._taken = self.order.take(None if self._look_all else ready)
         self._look_all = False
         leased = True
         for queue, n in self._taken.items():
-            taken = claims.claim(
-                connection, effects, worker_id=self.members.id, queue=queue, n=n, pools=self.permits.pools
-            )
+            taken = self._take(connection, effects, queue, n, is_fresh=queue in ready)
             self._claimed += taken.tasks
             self._left[queue] = n - len(taken.tasks)
             leased = leased and taken.leased
         if self._claimed or not leased:  # also while it goes on waiting: it must be one that others ring
             self.members.has_claimed(connection, effects, leased=leased)
         return effects
+
+    def _take(self, connection: Connection, effects: Effects, queue: str, n: int, *, is_fresh: bool) -> Taken:
+        """Take `n` tasks of a queue for slots that are free; when there are not so many, what others have not begun."""
+        me, pools, n_ahead = self.members.id, self.permits.pools, self.order.ahead(queue)
+        if n_ahead:
+            # What has just become ready is for those who have a slot for it; what is left of it is for the next time.
+            n_ahead = 0 if is_fresh else n_ahead
+            taken, held, more = ahead.serve(
+                connection, effects, worker_id=me, queue=queue, n=n, n_ahead=n_ahead, pools=pools
+            )
+            if more > 0:
+                is_urgent = ahead.any_urgent(connection, worker_id=me, queue=queue)
+                self.note_ahead(queue, 0 if held else more, is_urgent=is_urgent)
+        else:
+            taken = claims.claim(connection, effects, worker_id=me, queue=queue, n=n, pools=pools)
+        while taken.any_ahead and taken.leased and len(taken.tasks) < n:
+            stolen = ahead.steal(connection, effects, worker_id=me, queue=queue, n_max=n - len(taken.tasks))
+            if not stolen:
+                break
+            taken.tasks.extend(stolen)
+        return taken
+
+    def note_ahead(self, queue: str, first: int, *, is_urgent: bool) -> None:
+        """More of a queue is held than before: so many as the `first` ones, and an urgent one waits for a slot here.
+
+        Only of the first others are told: whoever has had room since then has taken over what there was.
+        """
+        if first:
+            self._grown[queue] += first
+        if is_urgent and queue not in self._pressed:
+            self._pressed.append(queue)
 
     def _keep_permits(self, connection: Connection, effects: list[Effects]) -> None:
         """Write what was changed of providers; see whose calls were decided about."""
@@ -111,7 +145,7 @@ class Desk(Reception):
 
     def _hints(self, effects: list[Effects], ready: set[str]) -> int:
         """Return what others must look at, beside the word that was left for them."""
-        hints = 0
+        hints = Hint.READY if self._grown else 0
         if any(self._left.get(q, 0) == 0 for q in ready):  # nobody here, or no slot left here, to take the rest
             hints |= Hint.READY
         if any(not self.members.may_run(route) for e in effects for route in e.routes):  # it is for others
@@ -155,8 +189,12 @@ class Desk(Reception):
         if self.members.is_worker:
             ours = [q for q, found in routes.items() if any(map(self.members.may_run, found))]
             used_up = [q for q in ours if not self._left.get(q, 0) and self.order.used_up(q)]
+            used_up += [q for q in queues if q not in routes and self._holds_urgent(connection, q)]
             self._pressed += [q for q in used_up if q not in self._pressed]
         return bool(routes)
+
+    def _holds_urgent(self, connection: Connection, queue: str) -> bool:
+        return bool(self.order.ahead(queue)) and ahead.any_urgent(connection, worker_id=self.members.id, queue=queue)
 
     def count(self, connection: Connection, counts: Counter[str]) -> None:
         """Add to the ledger."""
@@ -235,6 +273,7 @@ class Desk(Reception):
         prepared = self._claimed, self._stopped, self._pressed, self._rings
         self._claimed, self._stopped, self._pressed, self._rings = [], [], [], []
         self._taken, self._left, self._straight, self.refused = {}, {}, Counter(), 0
+        self._grown = Counter()
         return prepared
 
     def _tell(

@@ -131,7 +131,16 @@ class MemoryStore(LockFace):
 
     def unwant(self) -> Ack[None]:
         """Cancel the standing order."""
-        return self._do(lambda _: self._seat.wants.clear())
+        return self._do(lambda _: self._seat.cancel_order())
+
+    def want_ahead(self, queue: str, n: int) -> None:
+        """Hold so many tasks beyond the standing order."""
+        with self._transaction():
+            self._seat.want_ahead(queue, n)
+
+    def steal(self, worker_id: int, queue: str, n_max: int) -> Ack[list[Claimed]]:
+        """Take over what another process has claimed ahead."""
+        return self._do(lambda now_us: self._database.steal(worker_id, queue, n_max, now_us=now_us))
 
     def claim(self, worker_id: int, queue: str, n: int) -> Ack[list[Claimed]]:
         """Take at most `n` ready tasks."""

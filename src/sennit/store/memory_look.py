@@ -58,6 +58,8 @@ def _reason(rows: Rows, row: Row, workers: Sequence[WorkerInfo]) -> str:
         if row.spec.route and not any(worker.may_run(row.spec.route, row.spec.queue) for worker in workers):
             return no_worker(row.spec.route)
         return rows.providers.reason(row)
+    if row.is_ahead:
+        return "ahead"
     if row.state is not State.WAITING:
         return row.reason
     if row.gated:

@@ -46,6 +46,15 @@ class Ready:
         for heaps in self._heaps.values():
             yield from (provider for (provider, _), heap in heaps.items() if provider and self._top(heap) is not None)
 
+    def has_lanes(self, queue: str) -> bool:
+        """Return whether tasks of a queue are ready that have a provider or a route."""
+        heaps = self._heaps.get(queue, {})
+        return any(lane != ("", "") and self._top(heap) is not None for lane, heap in heaps.items())
+
+    def first_plain(self, queue: str) -> Row | None:
+        """Return the first of the others."""
+        return self._top(self._heaps.get(queue, {}).get(("", ""), []))
+
     def rows(self, queue: str) -> list[Row]:
         """Return the ready tasks of a queue, in order."""
         entries = {entry for heap in self._heaps.get(queue, {}).values() for entry in heap}

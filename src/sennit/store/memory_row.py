@@ -22,6 +22,7 @@ class Row:
         unlimited: revived; the deadline and the queue time-out counted from submit and mean nothing any more.
         need: what it waits for: parents that are still open, and its turn or, when it is `gated`, room.
         gated: it would be ready and waits only for room among the threads.
+        is_ahead: it is held by a process that has no slot for it yet, and has not begun.
         ready_us, parked_us: since when it is ready, or suspended.  begun_us: when it was started first.
         waits: µs by reason, of waits that are over.  early_us: how much of that was before its first start.
     """
@@ -43,6 +44,7 @@ class Row:
     ready_us: int = 0
     started_us: int | None = None
     worker_id: int | None = None
+    is_ahead: bool = False
     done_us: int | None = None
     reason: str = ""
     result: bytes | None = None
@@ -79,8 +81,8 @@ class Row:
 
     @property
     def queue_timeout_us(self) -> int | None:
-        """When the task fails unless it was claimed once, or None."""
-        if self.unlimited or self.attempt or not self.spec.queue_timeout_us:
+        """When the task fails unless it has begun once, or None."""
+        if self.unlimited or self.begun_us is not None or not self.spec.queue_timeout_us:
             return None
         return self.created_us + self.spec.queue_timeout_us
 

@@ -69,6 +69,7 @@ class Rows:
         self.ended: list[Row] = []
         self.stopped: list[tuple[int, Claim]] = []
         self.pressed: set[str] = set()
+        self.fresh: set[str] = set()  # queues in which a task became ready in this transaction
 
     def load(self, queue: str) -> int:
         """Return how many tasks of a queue wait for a slot, for their thread's turn or for room."""
@@ -108,6 +109,7 @@ class Rows:
         queue, row.state, row.ready_us = row.spec.queue, ready, self.providers.now_us
         self.ready.push(row)
         self.queued[queue] += 1
+        self.fresh.add(queue)
         if row.is_urgent:
             self.pressed.add(queue)
 
@@ -124,10 +126,19 @@ class Rows:
 
     # ------------------------------------------------------------ claiming
 
-    def claim(self, worker_id: int, queue: str, n: int, *, takes: Callable[[str], bool], now_us: int) -> list[Claimed]:
+    def claim(
+        self,
+        worker_id: int,
+        queue: str,
+        n: int,
+        *,
+        takes: Callable[[str], bool],
+        now_us: int,
+        is_ahead: bool = False,
+    ) -> list[Claimed]:
         """Take at most `n` ready tasks, smallest `order_us` first, then smallest id; past those without a permit.
 
-        `takes` says whether the worker may run tasks of a route.
+        `takes` says whether the worker may run tasks of a route. What `is_ahead` has not begun.
         """
         providers, claimed = self.providers, list[Claimed]()
         providers.serve()
@@ -140,17 +151,38 @@ class Rows:
             row.state = move(row.state, Event.CLAIM)
             self.queued[queue] -= 1
             row.attempt += 1
-            row.started_us, row.worker_id = now_us, worker_id
+            row.started_us, row.worker_id = None if is_ahead else now_us, worker_id
             self.held.setdefault(worker_id, {})[row.id] = row
             task = self._claimed(row)
             if isinstance(answer, BudgetView):
                 task.spent = answer
             elif isinstance(answer, Found) and answer.place is not None:
                 task.permit = providers.grant_task(row, answer.place, holder=worker_id)
-            row.begun_us = now_us if row.begun_us is None else row.begun_us
+            row.is_ahead = is_ahead
+            if row.begun_us is None and not is_ahead:
+                row.begun_us = now_us
             claimed.append(task)
         providers.look_who_is_held()
         return claimed
+
+    def begin(self, row: Row, *, now_us: int) -> Claimed:
+        """A task that was claimed ahead begins."""
+        row.is_ahead, row.started_us = False, now_us
+        row.begun_us = now_us if row.begun_us is None else row.begun_us
+        return self._claimed(row)
+
+    def take_over(self, row: Row, worker_id: int, *, now_us: int) -> Claimed:
+        """It begins in another process, as the next attempt."""
+        self._let_go(row)
+        row.attempt += 1
+        row.worker_id = worker_id
+        self.held.setdefault(worker_id, {})[row.id] = row
+        return self.begin(row, now_us=now_us)
+
+    def put_back(self, row: Row) -> None:
+        """It will not begin here: ready, at the place it had; nothing is counted."""
+        self._let_go(row)
+        self._push_ready(row, move(row.state, Event.GIVE_BACK))
 
     def _claimed(self, row: Row) -> Claimed:
         spec = row.spec
@@ -257,7 +289,7 @@ class Rows:
             del held[row.id]
             if not held:
                 del self.held[row.worker_id]
-            row.worker_id = None
+            row.worker_id, row.is_ahead = None, False
             self.providers.end_attempt(row.id)
 
     # ------------------------------------------------------------ a task ends
@@ -282,7 +314,9 @@ class Rows:
         All of `rows` end before any dependant is looked at: one that is in `rows` itself ends as its parent did.
         """
         for row in rows:
-            if row.worker_id is not None:
+            if row.is_ahead:  # nothing runs, and nothing has
+                self._let_go(row)
+            elif row.worker_id is not None:
                 self.stopped.append((row.worker_id, row.claim))
                 self._close_attempt(row, str(move(row.state, event)), error, now_us=now_us)
             self._end_one(row, event, now_us=now_us, result=None, error=error, reason=error.message)

@@ -16,6 +16,7 @@ from typing import Any
 
 from sennit.errors import UsageError
 from sennit.model.task import Claim, Claimed, ErrorInfo, Outcome, WorkerInfo
+from sennit.store import memory_ahead as ahead
 from sennit.store.memory_locks import Locks
 from sennit.store.memory_look import outcome
 from sennit.store.memory_rows import Rows
@@ -67,6 +68,14 @@ class Database:
         worker.renew_half_used(now_us=now_us)
         return self.rows.claim(worker_id, queue, n, takes=worker.info.may_run, now_us=now_us)
 
+    def steal(self, worker_id: int, queue: str, n_max: int, *, now_us: int) -> list[Claimed]:
+        """Take over what others have claimed ahead; a forgotten worker gets nothing."""
+        worker = self.workers.get(worker_id)
+        if worker is None or worker.left:
+            return []
+        worker.renew_half_used(now_us=now_us)
+        return ahead.steal(self.rows, worker_id, queue, n_max, now_us=now_us)
+
     def living(self) -> list[WorkerInfo]:
         """Return the workers that take tasks."""
         return [worker.info for worker in self.workers.values() if not worker.left and not worker.info.drains]
@@ -76,6 +85,9 @@ class Database:
         held = list(self.rows.held.get(worker_id, {}).values())
         for row in held:
             self.rows.stopped.append((worker_id, row.claim))
+            if row.is_ahead:  # it never ran
+                self.rows.put_back(row)
+                continue
             self.rows.crash(row, ErrorInfo(kind="crash", message=why), now_us=now_us)
         self.rows.providers.drop_holder(worker_id)
         self.workers.pop(worker_id, None)
@@ -161,8 +173,8 @@ class Database:
         """Tell of urgent tasks that became ready, if one is still there, those who have no order left for it."""
         for queue in self.rows.pressed:
             urgent = {row.spec.route for row in self.rows.ready.rows(queue) if row.is_urgent}
-            for seat in self.seats if urgent else ():
-                seat.tell_pressed(queue, urgent)
+            for seat in self.seats:
+                seat.tell_pressed(queue, urgent | ahead.urgent_routes(self.rows, seat.worker_id, queue))
         self.rows.pressed.clear()
 
     def _serve(self, *, now_us: int) -> None:
@@ -175,10 +187,15 @@ class Database:
             if task is not None:
                 served.setdefault(seat, []).append(task)
                 turns.append(seat)
+        for seat in self.seats:
+            if stolen := seat.steal(now_us=now_us):
+                served.setdefault(seat, []).extend(stolen)
         for seat, tasks in served.items():
             self.seats.remove(seat)
             self.seats.append(seat)
             seat.tell_claimed(tasks)
+            seat.claim_ahead({task.queue for task in tasks}, now_us=now_us)
+        self.rows.fresh.clear()
 
 
 class Seat:
@@ -190,6 +207,7 @@ class Seat:
         self._told_due_us: int | None = None
         self.worker: Worker | None = None
         self.wants: dict[str, int] = {}
+        self.wants_ahead: dict[str, int] = {}
         self._wanted: set[str] = set()  # queues for which there ever was an order
         self._number = next(database.seat_numbers)
 
@@ -232,7 +250,7 @@ class Seat:
 
     def leave(self) -> None:
         """Forget the standing order and the registration; what is held keeps its lease."""
-        self.wants.clear()
+        self.cancel_order()
         if self.worker is not None:
             self.worker.left = True
             if not self._database.holds(self.worker.info.id):
@@ -263,18 +281,61 @@ class Seat:
                 self.wants[queue] = self.wants.get(queue, 0) + n
                 self._wanted.add(queue)
 
+    def cancel_order(self) -> None:
+        """Take no more for the standing order, and give back what is held ahead."""
+        self.wants.clear()
+        self.wants_ahead.clear()
+        if self.worker is not None:
+            ahead.give_all_back(self._database.rows, self.worker.info.id)
+
+    def want_ahead(self, queue: str, n: int) -> None:
+        """Hold so many tasks beyond the order.
+
+        Raises:
+            UsageError: no worker has joined here.
+        """
+        if self.worker is None:
+            raise UsageError("a standing order needs a worker", fix="call join() first")
+        self.wants_ahead[queue] = n
+
     def serve_one(self, *, now_us: int) -> Claimed | None:
-        """Claim one task for the standing order, or None when nothing fits."""
+        """Claim one task for the standing order, or begin one that is held ahead; None when nothing fits."""
         if self.worker is None:
             return None
         for queue in self.wants:
-            tasks = self._database.claim(self.worker.info.id, queue, 1, now_us=now_us)
+            task = ahead.begin_first(self._database.rows, self.worker.info.id, queue, now_us=now_us)
+            tasks = [task] if task else self._database.claim(self.worker.info.id, queue, 1, now_us=now_us)
             if tasks:
-                left = self.wants.pop(queue) - 1
-                if left:
-                    self.wants[queue] = left  # and last: the queues of one order take turns, too
+                self._took(queue, 1)
                 return tasks[0]
         return None
+
+    def _took(self, queue: str, n: int) -> None:
+        left = self.wants.pop(queue) - n
+        if left:
+            self.wants[queue] = left  # and last: the queues of one order take turns, too
+
+    def steal(self, *, now_us: int) -> list[Claimed]:
+        """Take over what others have not begun, for what is left of the order."""
+        stolen: list[Claimed] = []
+        if self.worker is not None:
+            for queue, left in list(self.wants.items()):
+                tasks: list[Claimed] = []
+                while more := self._database.steal(self.worker.info.id, queue, left - len(tasks), now_us=now_us):
+                    tasks += more
+                if tasks:
+                    self._took(queue, len(tasks))
+                    stolen += tasks
+        return stolen
+
+    def claim_ahead(self, queues: Collection[str], *, now_us: int) -> None:
+        """After the order was served in full: hold more, of what was ready before."""
+        rows = self._database.rows
+        if self.worker is not None:
+            for queue in sorted(queues):
+                n = self.wants_ahead.get(queue, 0)
+                if n and queue not in self.wants and queue not in rows.fresh:
+                    ahead.refill(rows, self.worker.info.id, queue, n, now_us=now_us)
 
     def tell_claimed(self, tasks: list[Claimed]) -> None:
         """Pass on what the standing order got."""

@@ -39,6 +39,8 @@ def _broken_rows(rows: Rows) -> Iterator[str]:
             yield f"task {row.id} is {row.state} and due_us is {row.due_us}"
         if (row.state is State.RUNNING) != (row.worker_id is not None):
             yield f"task {row.id} is {row.state} and worker_id is {row.worker_id}"
+        if row.is_ahead and row.state is not State.RUNNING:
+            yield f"task {row.id} is {row.state} and claimed ahead"
 
 
 def _broken_indexes(rows: Rows) -> Iterator[str]:

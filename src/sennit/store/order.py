@@ -20,6 +20,8 @@ class Order:
         self._lock = threading.Lock()
         self._wanted: Counter[str] = Counter()
         self._fresh: set[str] = set()  # raised since it was last served
+        self._ahead: dict[str, int] = {}  # how many are to be held beyond it
+        self._ever_ahead: set[str] = set()
 
     def add(self, wants: Mapping[str, int]) -> None:
         """Raise the order."""
@@ -32,6 +34,24 @@ class Order:
         with self._lock:
             self._wanted.clear()
             self._fresh.clear()
+            self._ahead.clear()
+
+    def set_ahead(self, queue: str, n: int) -> None:
+        """Say how many tasks of `queue` are to be held beyond the order whenever it is served."""
+        with self._lock:
+            self._ahead[queue] = n
+            self._ever_ahead.add(queue)
+
+    def ahead(self, queue: str) -> int:
+        """Return how many tasks of `queue` are to be held beyond the order."""
+        with self._lock:
+            return self._ahead.get(queue, 0)
+
+    @property
+    def ever_ahead(self) -> list[str]:
+        """The queues of which tasks may ever have been held beyond the order."""
+        with self._lock:
+            return sorted(self._ever_ahead)
 
     def take(self, queues: Iterable[str] | None) -> dict[str, int]:
         """Return and remove what is wanted of `queues` and of those raised since; None is all queues."""

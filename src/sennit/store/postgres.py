@@ -101,6 +101,7 @@ class PostgresStore(RowStore):
         listen_url: str = "",
         probe_s: float = PROBE_S,
         answer_s: float = ANSWER_S,
+        hand_over: bool = True,
     ) -> None:
         self.url = url
         self._new_ears = partial(
@@ -125,6 +126,7 @@ class PostgresStore(RowStore):
                 bounds=bounds,
                 now_us=now_us or self._clock,
                 batch_max=batch_max,
+                hand_over=hand_over,
             )
         except BaseException:
             self._wire.close()

@@ -209,7 +209,8 @@ class PostgresDesk(Desk):
     @property
     def is_calm(self) -> bool:
         """False while something must be looked at that needs the pen alone."""
-        return not self._missed and not self._look_urgent and not self._doubted
+        looks = self._missed or self._look_urgent or self._doubted
+        return self._store.hand_over and not looks  # the shared pen is how these transactions hand over
 
     @property
     def has_thread_bound(self) -> bool:
@@ -258,6 +259,15 @@ class PostgresDesk(Desk):
         if not leased or (lanes and news and self._left[queue]):
             self._must_look = True
         self._blocked |= blocked
+
+    def note_ahead(self, queue: str, first: int, *, is_urgent: bool) -> None:
+        super().note_ahead(queue, first, is_urgent=is_urgent)
+        if first:
+            self._ready_n[queue] += first
+
+    def others_hold_what_is_wanted(self) -> None:
+        """Taking over needs the pen alone."""
+        self._must_look = True
 
     def finish_hot(self, connection: Connection, effects: list[Effects], *, refused: Callable[[int], object]) -> None:
         """Do what `before_commit` does, for a transaction that shares the pen."""

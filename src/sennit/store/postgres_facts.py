@@ -23,7 +23,8 @@ COUNTED_MAX: Final = 1_000_000
 _SERVER: Final = """
 SELECT current_setting('server_version'), pg_database_size(current_database()), current_setting('max_connections')::int,
        current_setting('fsync'), current_setting('synchronous_commit'), current_setting('server_encoding'),
-       pg_is_in_recovery(), current_setting('data_checksums'), current_setting('full_page_writes')
+       pg_is_in_recovery(), current_setting('data_checksums'), current_setting('full_page_writes'), current_user,
+       coalesce(current_schema(), ''), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)
 """
 _TABLES: Final = """
 SELECT c.relname, c.reltuples::bigint, pg_total_relation_size(c.oid)
@@ -54,7 +55,7 @@ SELECT (extract(epoch FROM clock_timestamp() - min(xact_start)) * 1000000)::bigi
 def server_facts(connection: Connection) -> dict[str, Any]:
     """Return version, size in bytes, and what decides whether a commit lasts."""
     row = connection.execute(_SERVER).fetchone()
-    version, n_bytes, connections_max, fsync, commit, encoding, standby, checksums, pages = row
+    version, n_bytes, connections_max, fsync, commit, encoding, standby, checksums, pages, user, schema, makes = row
     return {
         "server_version": version,
         "bytes": n_bytes,
@@ -64,6 +65,9 @@ def server_facts(connection: Connection) -> dict[str, Any]:
         "encoding": encoding,
         "is_standby": bool(standby),
         "data_checksums": checksums,
+        "user": user,
+        "schema": schema,
+        "may_create": bool(makes),
         "connections_max": connections_max,
         "connections_all": connection.execute(_ALL_SESSIONS).fetchone()[0],
     }

@@ -37,7 +37,7 @@ from sennit.sync.ack import LoopCall, resolve_all
 NOT_PLAIN: Final = "SN001"  # what the functions raise
 _SHARDS: Final = 64
 _PART: Final = 1000
-_LEASED, _RENEWED, _LANES, _BLOCKED = 1, 2, 4, 8
+_LEASED, _RENEWED, _LANES, _BLOCKED, _AHEAD = 1, 2, 4, 8, 16
 _COLUMNS: Final = (
     "bigint", "text", "text", "bigint", "text", "bigint", "text", "text", "bytea", "bytea", "bigint", "bigint", "bigint",
     "bigint", "text", "text", "bigint", "bigint", "bigint", "bigint",
@@ -47,7 +47,7 @@ _SUBMIT: Final = f"SELECT * FROM sennit_submit({', '.join(f'%s::{kind}[]' for ki
 _RANGE: Final = "SELECT sennit_submit_range(%s, %s, %s, %s, %s::bytea[], %s, %s, %s)"
 _FINISH: Final = "SELECT * FROM sennit_finish(%s::bigint[], %s::bigint[], %s::bytea[], %s, %s)"
 _STEPS: Final = "SELECT * FROM sennit_save_steps(%s::bigint[], %s::bigint[], %s::text[], %s::bytea[])"
-_CLAIM: Final = "SELECT * FROM sennit_claim(%s, %s, %s)"
+_CLAIM: Final = "SELECT * FROM sennit_claim(%s, %s, %s, %s)"
 _HOLD: Final = "SELECT sennit_must_hold(%s::bigint[], %s::bigint[])"
 _LOCK: Final = "SELECT sennit_hold_tasks(%s::bigint[], %s::bigint[])"
 # Tasks before the ledger, which a submit counts in first: whoever has the same shard may wait for one of these.
@@ -188,7 +188,7 @@ class HotWriter(Writer[Effects]):
         wire.send_begin()
         effects = desk.effects_at(0)
         sent = self._send(connection, steps, submits, ends, effects)
-        claims = [] if others else self._send_claims(connection)
+        claims = [] if others else self._send_claims(connection, is_fresh=bool(submits))
         wire.wait_for_answers()
         effects.now_us = wire.read_begin()
         settled += self._read_steps(sent.steps, steps)
@@ -200,7 +200,7 @@ class HotWriter(Writer[Effects]):
             settled.append((ack, _do(operation, wire, effect), None))
             all_effects.append(effect)
         if others:
-            claims = self._send_claims(connection)
+            claims = self._send_claims(connection, is_fresh=bool(submits))
             wire.wait_for_answers()
         self._read_claims(claims, effects)
         desk.finish_hot(wire, all_effects, refused=lambda n: connection.execute(_REFUSED, (self._shard, n)))
@@ -288,10 +288,14 @@ class HotWriter(Writer[Effects]):
         written = [_WRITTEN[kind](column) for kind, column in zip(_COLUMNS, columns, strict=True)]
         return [*written, self._shard]
 
-    def _send_claims(self, connection: psycopg.Connection[Any]) -> list[tuple[str, int, Any]]:
-        wants = self._desk.take_orders()
-        worker_id = self._desk.members.id
-        return [(queue, n, connection.execute(_CLAIM, (worker_id, queue, n))) for queue, n in wants.items()]
+    def _send_claims(self, connection: psycopg.Connection[Any], *, is_fresh: bool) -> list[tuple[str, int, Any]]:
+        """Claim for the standing order, and ahead, unless `is_fresh`: what just became ready is for those with a slot."""
+        claims = []
+        for queue, n in self._desk.take_orders().items():
+            n_ahead = self._desk.order.ahead(queue)
+            beyond = (0 if is_fresh else n_ahead) if n_ahead else -1
+            claims.append((queue, n, connection.execute(_CLAIM, (self._desk.members.id, queue, n, beyond))))
+        return claims
 
     # ------------------------------------------------------------ reading what came back
 
@@ -366,13 +370,17 @@ class HotWriter(Writer[Effects]):
 
     def _read_claims(self, claims: Sequence[tuple[str, int, Any]], effects: Effects) -> None:
         for queue, n, sent in claims:
-            (_, facts, *_), *rows = sent.fetchall()
+            (_, facts, more, urgent, held, *_), *rows = sent.fetchall()
             tasks = [_claimed(queue, row) for row in rows]
             self._desk.took(
                 queue, n, tasks,
                 leased=bool(facts & _LEASED), renewed=bool(facts & _RENEWED), lanes=bool(facts & _LANES),
                 blocked=bool(facts & _BLOCKED), is_ready=queue in effects.ready, now_us=effects.now_us,
             )  # fmt: skip
+            if more > 0:
+                self._desk.note_ahead(queue, 0 if held else more, is_urgent=urgent > 0)
+            if facts & _AHEAD:
+                self._desk.others_hold_what_is_wanted()
             effects.claimed |= bool(tasks)
             effects.renewed |= bool(facts & _RENEWED)
 

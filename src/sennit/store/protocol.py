@@ -144,7 +144,29 @@ class Store(ThreadStore, ProviderStore, LockStore, Protocol):
         """
 
     def unwant(self) -> Ack[None]:
-        """Cancel the whole standing order; after the ack nothing more is claimed for it."""
+        """Cancel the whole standing order, and what is held ahead; after the ack nothing more is claimed for it."""
+
+    def want_ahead(self, queue: str, n: int) -> None:
+        """Hold up to `n` tasks of `queue` beyond the standing order: claimed *ahead*, and not begun.
+
+        They are claimed when the order is served in full, of what was ready before; the listener is told of each when it
+        begins. An order is served with what is first, of those held ahead and those that are ready, and what is held begins
+        in the transaction that serves it. Tasks with a provider or a route are not claimed ahead; where such are ready in
+        a queue, and when the order is cancelled or the worker leaves, all that is held of it is given back.
+        An order that finds too little ready is served with what other processes hold ahead, as by `steal`, again and again.
+        A queue time-out goes on until a task begins.
+
+        Raises:
+            UsageError: no worker has joined here.
+        """
+
+    def steal(self, worker_id: int, queue: str, n_max: int) -> Ack[list[Claimed]]:
+        """Take over tasks of `queue` that another process has claimed ahead; they begin now.
+
+        From the one that holds the most: half, at least one, at most `n_max`, the first in the order; never one that has begun.
+        Each is taken over as its next attempt: what the other still says of it is refused. It counts as no failure and
+        no crash. A worker that has not joined, or has left, takes nothing.
+        """
 
     def claim(self, worker_id: int, queue: str, n: int) -> Ack[list[Claimed]]:
         """Take at most `n` ready tasks of `queue`, in order; none twice, by whomever it is called.
@@ -223,14 +245,17 @@ class Store(ThreadStore, ProviderStore, LockStore, Protocol):
         """
 
     def rescue(self, worker_id: int) -> Ack[int]:
-        """Take back all a dead worker held, each as one crash; return how many. Harmless when repeated."""
+        """Take back all a dead worker held, each as one crash; return how many. Harmless when repeated.
+
+        What it had only claimed ahead is ready again, and counts nothing.
+        """
 
     def fire(self) -> Ack[int | None]:
         """Do all that is due and return when the next is, or None.
 
         Scheduled tasks become ready, deadlines and queue time-outs fail tasks, lapsed leases are rescued.
         Asks that expire are answered with `expired`, or go to whom they escalate to for the same time again.
-        No limit is due of a task that has ended, and no queue time-out of one that was claimed.
+        No limit is due of a task that has ended, and no queue time-out of one that has begun.
         The lease of another is among what is due until it lapses; one's own is the business of `heartbeat`.
         """
 

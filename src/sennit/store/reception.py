@@ -22,7 +22,7 @@ from sennit.store.database import Connection
 from sennit.store.effects import Effects
 from sennit.store.lock_waiters import LockWaiters
 from sennit.store.membership import Membership
-from sennit.store.moves import entry, straight, time
+from sennit.store.moves import ahead, entry, straight, time
 from sennit.store.moves import finish as finishes
 from sennit.store.moves.submit import submit
 from sennit.store.operations import Finish
@@ -66,6 +66,7 @@ class Reception:
         self._stopped: list[Claim] = []
         self._rings: list[tuple[int, list[str]]] = []
         self._pressed: list[str] = []
+        self._grown: Counter[str] = Counter()  # queues of which more is held ahead than before
 
     def effects(self) -> Effects:
         """Open the effects of an operation."""
@@ -97,13 +98,19 @@ class Reception:
             raise UsageError("a standing order needs a worker", fix="call join() first")
         self.order.add(wants)
 
+    def cancel_order(self, connection: Connection, effects: Effects) -> None:
+        """Take no more for the order; what was claimed beyond it goes back."""
+        self.order.clear()
+        for queue in self.order.ever_ahead:
+            ahead.give_back(connection, effects, worker_id=self.members.id, queue=queue)
+
     def leave(self, *, for_good: bool = False) -> Ack[None]:
         """Unregister; as a client it stays while somebody here calls or waits, unless that is over too."""
         self.members.joined = False
         self.order.clear()
 
         def operation(connection: Connection, effects: Effects) -> None:
-            self.order.clear()  # of what a transaction put back meanwhile
+            self.cancel_order(connection, effects)  # also what a transaction put back meanwhile
             self._watches.keep(())
             self.members.leave(connection, effects)
             waits = self._watches.is_waiting or self.callers.is_waiting or self.permits.has_rows(connection)
@@ -125,7 +132,7 @@ class Reception:
 
     def submit(self, connection: Connection, effects: Effects, specs: Sequence[TaskSpec]) -> list[int]:
         """Store `specs`. One that the standing order would claim at once runs without having been ready."""
-        if len(specs) == 1 and straight.is_plain(specs[0]) and self.members.is_worker:
+        if self._store.hand_over and len(specs) == 1 and straight.is_plain(specs[0]) and self.members.is_worker:
             claimed = self._start(connection, effects, specs[0])
             if claimed is not None:
                 self._claimed.append(claimed)

@@ -41,10 +41,10 @@ from sennit.store.desk import Desk
 from sennit.store.ears import Ears
 from sennit.store.effects import Effects
 from sennit.store.ids import IdBlocks
+from sennit.store.moves import ahead, look, outside, time
 from sennit.store.moves import claim as claims
 from sennit.store.moves import finish as finishes
 from sennit.store.moves import lock as locks
-from sennit.store.moves import look, outside, time
 from sennit.store.moves.entry import known_bounds
 from sennit.store.moves.provider import Pools
 from sennit.store.moves.submit import submit
@@ -71,6 +71,8 @@ class RowStore(RowThreads, RowProviders, RowLocks):
         pen: held around each transaction of the writer.
         bounds: what this process enforces in the store; None is what the worker enforces that joined last.
         now_us: the store's clock.
+        hand_over: a task that becomes ready is claimed in the transaction that made it so, if this process can take it;
+            else in a transaction of its own.
     """
 
     spans_hosts = False
@@ -86,8 +88,10 @@ class RowStore(RowThreads, RowProviders, RowLocks):
         bounds: Bounds | None,
         now_us: NowUs,
         batch_max: int,
+        hand_over: bool = True,
     ) -> None:
         self._backend = backend
+        self.hand_over = hand_over
         self._now_us = now_us
         self.live = live
         self.ears = ears
@@ -160,7 +164,11 @@ class RowStore(RowThreads, RowProviders, RowLocks):
         self._writer.put(Beside(_nothing))  # a transaction serves what was raised
 
     def unwant(self) -> Ack[None]:
-        return self._writer.put(lambda _connection, _effects: self._desk.order.clear())
+        return self._writer.put(self._desk.cancel_order)
+
+    def want_ahead(self, queue: str, n: int) -> None:
+        self._desk.raise_order({})
+        self._desk.order.set_ahead(queue, n)
 
     def claim(self, worker_id: int, queue: str, n: int) -> Ack[list[Claimed]]:
         def operation(connection: Connection, effects: Effects) -> list[Claimed]:
@@ -168,6 +176,15 @@ class RowStore(RowThreads, RowProviders, RowLocks):
                 return []  # nobody would rescue what it held
             time.renew_if_half_used(connection, effects, worker_id)
             return claims.claim(connection, effects, worker_id=worker_id, queue=queue, n=n).tasks
+
+        return self._writer.put(operation)
+
+    def steal(self, worker_id: int, queue: str, n_max: int) -> Ack[list[Claimed]]:
+        def operation(connection: Connection, effects: Effects) -> list[Claimed]:
+            if not time.registered(connection, worker_id):
+                return []
+            time.renew_if_half_used(connection, effects, worker_id)
+            return ahead.steal(connection, effects, worker_id=worker_id, queue=queue, n_max=n_max)
 
         return self._writer.put(operation)
 

@@ -50,6 +50,7 @@ class SqliteStore(RowStore):
         batch_max: int = 512,
         bounds: Bounds | None = None,
         now_us: NowUs | None = None,
+        hand_over: bool = True,
     ) -> None:
         self.path = Path(path)
         self.url = f"sqlite:///{self.path}"
@@ -67,6 +68,7 @@ class SqliteStore(RowStore):
             bounds=bounds,
             now_us=clock,
             batch_max=batch_max,
+            hand_over=hand_over,
         )
 
     # ------------------------------------------------------------ opening and closing

@@ -25,7 +25,7 @@ _PARTS = [
         *("tools", "submit", "claim", "finish", "cascade", "revive", "time", "look"),
         *("turns", "busy", "room", "state", "asks", "expiry", "signals", "cache", "entry", "threads"),
         *("permits", "reports", "providers", "provider_tasks", "budgets", "waits", "routes"),
-        *("locks", "fences"),
+        *("locks", "fences", "stealing"),
     )
 ]
 pytest.register_assert_rewrite(*(part for part in _PARTS if part not in sys.modules))
@@ -51,6 +51,7 @@ from sennit.testing.contract_revive import ReviveContract
 from sennit.testing.contract_routes import RoutesContract
 from sennit.testing.contract_signals import SignalsContract
 from sennit.testing.contract_state import StateContract
+from sennit.testing.contract_stealing import StealingContract
 from sennit.testing.contract_submit import SubmitContract
 from sennit.testing.contract_threads import ThreadsContract
 from sennit.testing.contract_time import TimeContract
@@ -84,6 +85,7 @@ class StoreContract(
     WaitsContract,
     LocksContract,
     RoutesContract,
+    StealingContract,
 ):
     """Every sentence of the protocol's docstrings is a test here."""
 

@@ -64,6 +64,8 @@ class Audit:
         self._loop = loop
         self.seen: Counter[str] = Counter()
         self.claims: list[Claimed] = []
+        self.begins: set[Claim] = set()  # as the store has recorded them
+        self._bodies: set[Claim] = set()
         self.plans: dict[int, Planned] = {}
         self.keys = KeyBook(self.view, self.object)
         self.times = TimeBook(loop.time, self.object)
@@ -174,6 +176,7 @@ class Audit:
     ) -> Iterator[None]:
         """A body runs in this block."""
         running = self._running.setdefault(process, _Running())
+        self._check_begin(process, task.claim)
         self._check_parents(task, inputs)
         times = self.plans[task.id].times if task.id in self.plans else NO_LIMITS
         self.times.begin(task.claim, times, is_sync=is_sync, freezes=freezes())
@@ -218,6 +221,14 @@ class Audit:
     def starts(self, process: str) -> int:
         """Return how many bodies a process has started."""
         return self._running.get(process, _Running()).starts
+
+    def _check_begin(self, process: str, claim: Claim) -> None:
+        """A body begins once, and not before the store has recorded that it does."""
+        if claim in self._bodies:
+            self.object(f"{process} begins {claim}, and it has begun before")
+        if claim not in self.begins:
+            self.object(f"{process} begins {claim}, and that is not recorded")
+        self._bodies.add(claim)
 
     def _check_parents(self, task: Claimed, inputs: Sequence[Any]) -> None:
         plan = self.plans.get(task.id)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 from typing import Any, Final, cast
@@ -133,11 +133,12 @@ class Shape:
     delay_s_max: float
     crash_probability: float
     trouble_probability: float
+    claim_ahead: int = 0
 
     @classmethod
     def drawn(cls, random: Random) -> Shape:
         """Draw one."""
-        return cls(
+        drawn = cls(
             workers=random.randint(1, 4),
             slots={queue: random.randint(1, 3) for queue in QUEUES} | {"cpu": 1},
             schedules=draw_schedules(random),
@@ -145,6 +146,8 @@ class Shape:
             crash_probability=random.choice((0.0, 0.0, 0.001, 0.005)),
             trouble_probability=random.choice((0.0, 0.0, 0.03)),
         )
+        # From the rest of the shape, so that a seed from before there was this is the same story still.
+        return replace(drawn, claim_ahead=Random(repr(drawn.slots)).choice((0, 0, 1, 4, 16)))
 
 
 @dataclass(slots=True)
@@ -184,8 +187,8 @@ class Fleet:
         self.loop = loop
         self.shape = shape
         self.audit = Audit(truth, loop, threads_max=truth._bounds.threads_max)  # noqa: SLF001 - of this package
-        note_claims(truth, self.audit.claims.extend)
-        self.settings = settings
+        note_claims(truth, self.audit.claims.extend, self.audit.begins.add)
+        self.settings = replace(settings, claim_ahead=shape.claim_ahead)
         self.nudge: Callable[[], object] = self._resume_parked
         self.audit.cron.plan(shape.schedules)
         self.truth = truth
@@ -345,9 +348,12 @@ class Fleet:
                 )
 
     def _ready(self) -> set[tuple[int, int, str]]:
-        """Return the ready tasks that no provider holds back."""
+        """Return the ready tasks that no provider holds back, and those that are held ahead and have not begun."""
         ready = self.truth.tasks(states=[State.READY], limit=10**6).wait()
-        return {(v.id, v.attempt, v.queue) for v in ready if not v.reason}
+        held = [row for tasks in self.truth._rows.held.values() for row in tasks.values()]  # noqa: SLF001 - of this package
+        return {(v.id, v.attempt, v.queue) for v in ready if not v.reason} | {
+            (row.id, row.attempt, row.spec.queue) for row in held if row.is_ahead
+        }
 
     def _free(self) -> dict[tuple[str, str], int]:
         """Return (process, queue) → bodies it has started so far, for queues in which it has a free slot."""

@@ -160,8 +160,8 @@ class _Ticket:
 class SimPool:
     """`execute.pool.BodyPool` on a simulated loop: the same methods, and the same promises, on virtual time."""
 
-    def __init__(self, *, loop: SimLoop, threads_max: int) -> None:
-        del threads_max  # as many as are wanted
+    def __init__(self, *, loop: SimLoop, threads_max: int, result_bursts: bool = True) -> None:
+        del threads_max, result_bursts  # as many as are wanted, and each result by itself
         self._loop = loop
         self._closed = False
 

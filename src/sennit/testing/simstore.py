@@ -183,6 +183,16 @@ class SlowStore(MemoryStore):
         with self._surely():
             self._later(apply)
 
+    def want_ahead(self, queue: str, n: int) -> None:
+        """Hold tasks beyond the standing order."""
+
+        def apply() -> Ack[None]:
+            MemoryStore.want_ahead(self, queue, n)
+            return Ack.done_with(None)
+
+        with self._surely():
+            self._later(apply)
+
     def return_permit(self, permit_id: int, report: CallReport | None = None) -> Ack[bool]:
         """Return a permit."""
         with self._surely():

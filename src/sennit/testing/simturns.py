@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sennit.errors import QueueFull, ThreadBusy
 from sennit.model.lifecycle import State
-from sennit.model.task import Claimed, TaskSpec, TaskView
+from sennit.model.task import Claim, Claimed, TaskSpec, TaskView
 from sennit.store.memory import MemoryStore
+from sennit.store.memory_rows import Row
 from sennit.store.protocol import Store
 
 __all__ = ["EntryBook", "TurnBook", "note_claims", "stored_anew"]
@@ -20,16 +21,34 @@ _ALL = 10**6
 _INTERRUPTS = ("interrupt", "rollback")
 
 
-def note_claims(truth: MemoryStore, note: Callable[[list[Claimed]], object]) -> None:
-    """Have `note` called with what is claimed, by whomever, inside the transaction that claims it."""
-    claim = truth._rows.claim  # noqa: SLF001 - the one place that all claims come through
+def note_claims(
+    truth: MemoryStore, note: Callable[[list[Claimed]], object], note_begin: Callable[[Claim], object]
+) -> None:
+    """Have `note` called with what is claimed, by whomever, inside the transaction that claims it; also when it begins."""
+    claim, begin = truth._rows.claim, truth._rows.begin  # noqa: SLF001 - the places that all claims and begins come through
 
-    def noted(worker_id: int, queue: str, n: int, *, takes: Callable[[str], bool], now_us: int) -> list[Claimed]:
-        tasks = claim(worker_id, queue, n, takes=takes, now_us=now_us)
+    def noted(
+        worker_id: int,
+        queue: str,
+        n: int,
+        *,
+        takes: Callable[[str], bool],
+        now_us: int,
+        is_ahead: bool = False,
+    ) -> list[Claimed]:
+        tasks = claim(worker_id, queue, n, takes=takes, now_us=now_us, is_ahead=is_ahead)
         note(tasks)
+        for task in () if is_ahead else tasks:
+            note_begin(task.claim)
         return tasks
 
+    def noted_begin(row: Row, *, now_us: int) -> Claimed:
+        task = begin(row, now_us=now_us)
+        note_begin(task.claim)
+        return task
+
     truth._rows.claim = noted  # type: ignore[method-assign]  # noqa: SLF001 - see above
+    truth._rows.begin = noted_begin  # type: ignore[method-assign]  # noqa: SLF001 - see above
 
 
 def stored_anew(specs: Sequence[TaskSpec], fresh_ids: Sequence[int]) -> list[TaskSpec]:

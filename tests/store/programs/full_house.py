@@ -154,11 +154,15 @@ def move(url: str, target: str, last: str) -> None:
     sys.stdout.write(json.dumps({"given_back": copied.given_back, "resumed": copied.resumed}))
 
 
-if __name__ == "__main__":
-    app.use(sys.argv[2])
-    if sys.argv[1] == "fill":
+def main(what: str, url: str, *words: str) -> None:
+    app.use(url)
+    if what == "fill":
         asyncio.run(fill())
-    elif sys.argv[1] == "go_on":
+    elif what == "go_on":
         asyncio.run(go_on())
-    elif sys.argv[1] == "move":
-        move(sys.argv[2], sys.argv[3], sys.argv[4])
+    elif what == "move":
+        move(url, *words)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

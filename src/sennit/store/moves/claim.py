@@ -20,10 +20,16 @@ _SUCCEEDED = ENDED_CODES[State.SUCCEEDED]
 
 
 class Taken(NamedTuple):
-    """What was claimed, and whether the worker has a lease for it: it may have been taken for dead."""
+    """What was claimed.
+
+    Attributes:
+        leased: the worker has a lease for it: it may have been taken for dead.
+        any_ahead: somebody has claimed tasks of the queue ahead.
+    """
 
     tasks: list[Claimed]
     leased: bool
+    any_ahead: bool = False
 
 
 def claim(
@@ -34,33 +40,36 @@ def claim(
     queue: str,
     n: int,
     pools: Callable[[Connection, Effects], Pools] | None = None,
+    is_ahead: bool = False,
 ) -> Taken:
     """Take at most `n` ready tasks of `queue`, in order.
 
     Args:
+        is_ahead: they are not begun yet (`ahead`), for which they must all be plain.
         pools: returns the providers, which the caller will flush; called only when tasks of the queue need permits.
     """
     rows = connection.execute(_NEXT, {"queue": queue, "n": n, "worker_id": worker_id}).fetchall()
     if rows:
-        *_, leased, limited, has_lanes = rows[0]
+        *_, leased, limited, has_lanes, any_ahead = rows[0]
     else:
-        leased, has_lanes = connection.execute(_FACTS, {"queue": queue, "worker_id": worker_id}).fetchone()
+        leased, has_lanes, any_ahead = connection.execute(_FACTS, {"queue": queue, "worker_id": worker_id}).fetchone()
     lanes = lane.lanes_for(connection, queue, worker_id) if has_lanes else []
     if lanes:
         known = Pools(connection, effects.now_us, effects.bounds) if pools is None else pools(connection, effects)
         chosen = lane.claim(connection, effects, known, lanes, worker_id=worker_id, queue=queue, n=n)
         if pools is None:
             known.flush(effects)
-        return Taken(_claimed_with_permits(connection, effects, queue, chosen), leased=bool(leased))
+        tasks = _claimed_with_permits(connection, effects, queue, chosen)
+        return Taken(tasks, leased=bool(leased), any_ahead=bool(any_ahead))
     if not rows:
-        return Taken([], leased=bool(leased))
+        return Taken([], leased=bool(leased), any_ahead=bool(any_ahead))
     last = {"queue": queue, "order_us": rows[-1][1], "id": rows[-1][0]}
-    connection.execute(_TAKE, {**last, "worker_id": worker_id, "now_us": effects.now_us})
+    connection.execute(_TAKE, {**last, "worker_id": worker_id, "now_us": effects.now_us, "is_ahead": int(is_ahead)})
     connection.execute(_DROP, last)
     effects.claimed = True
-    if limited:
+    if limited and not is_ahead:
         started(connection, [row[0] for row in rows])
-    return Taken([_claimed(connection, queue, row) for row in rows], leased=bool(leased))
+    return Taken([claimed(connection, queue, row) for row in rows], leased=bool(leased), any_ahead=bool(any_ahead))
 
 
 def _claimed_with_permits(
@@ -68,7 +77,7 @@ def _claimed_with_permits(
 ) -> list[Claimed]:
     tasks = []
     for row, permit, spent in chosen:
-        task = _claimed(connection, queue, row)
+        task = claimed(connection, queue, row)
         task.permit, task.spent = permit, spent
         tasks.append(task)
     if tasks:
@@ -77,7 +86,8 @@ def _claimed_with_permits(
     return tasks
 
 
-def _claimed(connection: Connection, queue: str, row: tuple[Any, ...]) -> Claimed:
+def claimed(connection: Connection, queue: str, row: tuple[Any, ...]) -> Claimed:
+    """Return an attempt as its worker gets it, from a row of the first statement."""
     (
         task_id, order_us, attempt, failures, crashes, handler, payload, options, thread_id, created_us, deadline_us,
         parents, priority, *_,

@@ -112,10 +112,12 @@ def _end_attempt(connection: Connection, effects: Effects, ending: Ending) -> bo
     row = connection.execute(_UNRUN, claim).fetchall()
     if not row:
         return False
-    failures, crashes, worker_id, queue, place_us, started_us, has_permits = row[0]
+    failures, crashes, worker_id, queue, place_us, started_us, is_ahead, is_first, has_permits = row[0]
     task_id, attempt = claim
     history = (worker_id, started_us)
-    _leave_attempt(connection, effects, ending, started_us, has_permits=has_permits)
+    _leave_attempt(
+        connection, effects, ending, started_us if is_first and not is_ahead else None, has_permits=has_permits
+    )
     match ending:
         case Failed(error=error):
             note(connection, effects, claim, "failed", history=history, error=error)
@@ -156,13 +158,13 @@ def _end_attempt(connection: Connection, effects: Effects, ending: Ending) -> bo
 
 
 def _leave_attempt(
-    connection: Connection, effects: Effects, ending: Ending, started_us: int, *, has_permits: bool
+    connection: Connection, effects: Effects, ending: Ending, first_us: int | None, *, has_permits: bool
 ) -> None:
-    """Let go of what an attempt had; note its start if it leaves nothing in the history."""
+    """Let go of what an attempt had; note the first start of its task if it leaves nothing in the history."""
     if has_permits:
         over.free(connection, effects, [ending.claim.task_id])
-    if ending.claim.attempt == 1 and isinstance(ending, Slept | Parked | GivenBack | Preempted):
-        wait.begun(connection, ending.claim.task_id, started_us)
+    if first_us is not None and isinstance(ending, Slept | Parked | GivenBack | Preempted):
+        wait.begun(connection, ending.claim.task_id, first_us)
 
 
 def _crash(
@@ -191,15 +193,19 @@ def _crash(
 
 
 def rescue(connection: Connection, effects: Effects, worker_id: int, message: str) -> list[Claim]:
-    """Take back all a dead worker held, each as one crash, and forget the worker."""
+    """Take back all a dead worker held, what it had begun as one crash each, and forget the worker."""
     held = connection.execute(_HELD, (worker_id,)).fetchall()
     error = ErrorInfo(kind="crash", message=message)
     claims = []
-    for task_id, attempt, failures, crashes, started_us, *place in held:
+    for task_id, attempt, failures, crashes, is_ahead, started_us, queue, place_us in held:
         claims.append(claim := Claim(task_id, attempt))
         connection.execute(_DROP_RUNNING, claim)
+        if is_ahead:  # it never ran
+            counts = (attempt, failures, crashes)
+            put_back(connection, effects, task_id, queue=queue, place_us=place_us, counts=counts)
+            continue
         counts, history = (attempt, failures, crashes + 1), (worker_id, started_us)
-        _crash(connection, effects, claim, error, counts=counts, history=history, place=tuple(place))
+        _crash(connection, effects, claim, error, counts=counts, history=history, place=(queue, place_us))
     if claims:
         over.free(connection, effects, [claim.task_id for claim in claims])  # also what another process has for them
     over.free_worker(connection, effects, worker_id)

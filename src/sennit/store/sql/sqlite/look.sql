@@ -5,11 +5,11 @@ SELECT t.id, t.handler, t.queue, t.priority, t.thread_id, t.key, t.parent_id, t.
        coalesce(r.attempt, q.attempt, m.attempt, p.attempt, w.attempt, t.attempt),
        coalesce(r.failures, q.failures, m.failures, p.failures, w.failures, t.failures),
        coalesce(r.crashes, q.crashes, m.crashes, p.crashes, w.crashes, t.crashes),
-       coalesce(r.worker_id, t.worker_id), coalesce(r.started_us, t.started_us),
+       coalesce(r.worker_id, t.worker_id), coalesce(CASE WHEN r.is_ahead = 0 THEN r.started_us END, t.started_us),
        CASE WHEN t.state <> 0 THEN CAST(t.state AS TEXT) WHEN r.id IS NOT NULL THEN 'running' WHEN q.id IS NOT NULL THEN 'ready'
             WHEN w.id IS NOT NULL THEN 'waiting' WHEN m.id IS NOT NULL THEN 'scheduled' WHEN p.id IS NOT NULL THEN 'suspended' END,
        m.due_us, coalesce(w.need, 0),
-       coalesce(m.reason, p.reason, CASE WHEN u.held = 0 THEN 'thread' WHEN u.gate_us IS NOT NULL THEN 'threads_max' END, ''),
+       coalesce(m.reason, p.reason, CASE WHEN r.is_ahead = 1 THEN 'ahead' WHEN u.held = 0 THEN 'thread' WHEN u.gate_us IS NOT NULL THEN 'threads_max' END, ''),
        CASE WHEN CAST(:id AS BIGINT) IS NULL THEN NULL ELSE t.result END, CASE WHEN CAST(:id AS BIGINT) IS NULL THEN NULL ELSE t.payload END,
        t.provider, t.route
   FROM sennit_task AS t

@@ -4,6 +4,7 @@
 
 -- nobody is in front of it, and the worker has a lease
 SELECT NOT EXISTS (SELECT 1 FROM sennit_ready WHERE queue = :queue)
+   AND NOT EXISTS (SELECT 1 FROM sennit_running WHERE is_ahead = 1 AND queue = :queue)
    AND EXISTS (SELECT 1 FROM sennit_worker WHERE id = :worker_id AND bell <> '');
 
 INSERT INTO sennit_running (id, attempt, failures, crashes, worker_id, queue, order_us, started_us)

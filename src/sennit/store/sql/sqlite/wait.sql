@@ -12,6 +12,6 @@ SELECT reason, us, early_us FROM sennit_wait WHERE task_id = ? ORDER BY reason;
 SELECT t.created_us,
        coalesce((SELECT started_us FROM sennit_begun WHERE task_id = t.id),
                 (SELECT min(started_us) FROM sennit_attempt WHERE task_id = t.id),
-                (SELECT started_us FROM sennit_running WHERE id = t.id), t.started_us),
+                (SELECT started_us FROM sennit_running WHERE id = t.id AND is_ahead = 0), t.started_us),
        (SELECT max(p.done_us) FROM sennit_edge AS e JOIN sennit_task AS p ON p.id = e.parent WHERE e.child = t.id)
   FROM sennit_task AS t WHERE t.id = ?;
