@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import importlib
-import json
 import os
 import signal
 import socket
@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import sennit
+from tests.crash.nursery_wire import receive, send
 
 ROOT = Path(__file__).resolve().parents[2]
-DESCRIPTORS_MAX = 8
 
 # What the programs below import when they run: a fork has it already.
 PRELOADED = (
@@ -132,31 +132,15 @@ class Nursery:
         assert answer, "the nursery has ended: why, it has written to stderr"
         return int(answer["number"])
 
+    @property
+    def descriptor(self) -> int:
+        """The socket that it is asked through, for a process of ours to ask while we do not."""
+        return self._socket.fileno()
+
     def close(self) -> None:
         """End it and all that it has started."""
         self._socket.close()
         self._process.wait()
-
-
-# ---------------------------------------------------------------- on the wire: a line of JSON, with descriptors
-
-
-def send(to: socket.socket, message: Mapping[str, Any], descriptors: list[int]) -> None:
-    line = json.dumps(message).encode() + b"\n"
-    sent = socket.send_fds(to, [line], descriptors) if descriptors else 0
-    to.sendall(line[sent:])
-
-
-def receive(of: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Return the next message and its descriptors; an empty one when the other side has gone."""
-    line, descriptors = b"", list[int]()
-    while not line.endswith(b"\n"):
-        part, received, _, _ = socket.recv_fds(of, 1 << 16, DESCRIPTORS_MAX)
-        if not part:
-            return {}, []
-        line += part
-        descriptors += received
-    return json.loads(line), descriptors
 
 
 # ---------------------------------------------------------------- in the nursery
@@ -220,4 +204,8 @@ def leave(children: set[int]) -> NoReturn:
 if __name__ == "__main__":
     for name in PRELOADED:
         importlib.import_module(name)
+    # A child's collector, and the end of its interpreter, would write into every object, and so copy all their memory:
+    # 0.15 s of a core each.
+    gc.collect()
+    gc.freeze()
     sys.exit(nurse(socket.socket(fileno=int(sys.argv[1])))())

@@ -110,3 +110,47 @@ def start_and_spin(folder: str) -> None:
 def write_whole(path: Path, text: str) -> None:
     path.with_suffix(".part").write_text(text)
     path.with_suffix(".part").rename(path)
+
+
+def own_cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0))
+
+
+def append(path: str, word: str) -> str:
+    """Says in a file that it has run: one write, so that lines of several processes do not mix."""
+    with open(path, "ab", buffering=0) as file:  # noqa: PTH123
+        file.write(f"{word}\n".encode())
+    return word
+
+
+def append_and_spin(path: str, word: str) -> None:
+    append(path, word)
+    while True:
+        pass
+
+
+def append_and_wait_for(path: str, word: str, other: str) -> str:
+    """Ends when there is a file `other`."""
+    append(path, word)
+    while not Path(other).exists():
+        os.sched_yield()
+    return word
+
+
+_kept: list[bytearray] = []
+
+
+def keep(size_bytes: int) -> int:
+    """Leaks: what it has taken stays with its process."""
+    _kept.append(bytearray(b"x") * size_bytes)
+    return os.getpid()
+
+
+def append_and_unwind(path: str, word: str) -> None:
+    """Computes for ever; says what it does when it is told to end."""
+    append(path, word)
+    try:
+        while True:
+            pass
+    finally:
+        append(path, "unwound")

@@ -106,6 +106,21 @@ def test_what_a_decorator_has_wrapped_is_found() -> None:
     with_pool(scenario)
 
 
+def test_a_module_that_cannot_be_imported_there_is_told_as_a_handler_that_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its import raises: nothing of the body has run."""
+    (tmp_path / "takes_a_port.py").write_text("raise OSError('address already in use')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async def scenario(pool: ProcessPool) -> None:
+        with pytest.raises(BodyFailed, match="address already in use") as caught:
+            await call(pool, "takes_a_port:serve")
+        assert isinstance(caught.value.original, UnknownHandler)
+
+    with_pool(scenario)
+
+
 def test_functions_of_a_script_are_found(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -344,25 +359,20 @@ def test_kills_at_random_moments_never_mix_up_answers() -> None:
     with_pool(scenario, processes_max=2)
 
 
-def test_a_process_killed_just_after_its_answer_gets_no_other_job() -> None:
-    """The answer is here, its caller has not run yet: it gets it, but the process is as good as dead."""
+def test_a_kill_just_after_the_answer_finds_nothing_to_kill() -> None:
+    """The answer is here, its caller has not run yet: it gets it, and the process is well."""
 
     async def scenario(pool: ProcessPool) -> None:
-        answered = 0
+        pid = await call(pool, own_pid)
         for number in range(20):
             one = job(echo, number)
-            await call(pool, echo, "warm")
             run = asyncio.create_task(pool.run(one))
-            await asyncio.sleep(0)
-            reader: Any = pool._running[one]._reader
-            while not reader._buffer and not run.done():  # noqa: ASYNC110  the moment before it resumes
+            while not (one in pool._calls and pool._calls[one].is_over):  # noqa: ASYNC110  the moment before it resumes
                 await asyncio.sleep(0)
-            pool.kill(one)
-            (outcome,) = await asyncio.gather(run, return_exceptions=True)
-            answered += isinstance(outcome, bytes)
 
-            assert await call(pool, echo, "next") == "next"
-        assert answered > 0
+            assert pool.kill(one) is False
+            assert msgspec.json.decode(await run) == number
+        assert await call(pool, own_pid) == pid
 
     with_pool(scenario)
 

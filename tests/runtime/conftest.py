@@ -35,4 +35,4 @@ def any_app(request: pytest.FixtureRequest, url: str) -> Iterator[App]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body is given up, and a task without a handler offered again, after half a second instead of five."""
     monkeypatch.setattr("sennit.execute.worker.ABANDON_S", 0.5)
-    monkeypatch.setattr("sennit.execute.worker._MISSING_SNOOZE_S", 0.5)
+    monkeypatch.setattr("sennit.execute.missing.SNOOZE_S", 0.5)

@@ -132,6 +132,34 @@ def submitted(stage: Stage, n: int, **options: Any) -> list[Handle[str]]:
     return stage.work.map([str(k) for k in range(n)], **options)
 
 
+@pytest.mark.parametrize("how", ["hold back", "scale"])
+def test_what_is_held_ahead_is_given_back_when_fewer_may_run_and_nothing_of_it_is_lost(
+    make_stage: Callable[..., Stage], how: str
+) -> None:
+    stage = make_stage(slots=2, claim_ahead=8)
+    with stage.app:
+        handles = submitted(stage, 11)
+        stage.wait_for(lambda: stage.running == 2)
+        stage.let_end(1)  # what is ready since then is claimed ahead
+        stage.wait_for_names(3)
+        wait_until(lambda: stage.ready == 0)
+        dispatcher = stage.engine._dispatcher
+
+        stage.on_loop(lambda: dispatcher.hold_back(True) if how == "hold back" else dispatcher.scale(0.5))
+        assert stage.ready == 8
+        assert stage.running == 2
+
+        stage.on_loop(lambda: dispatcher.hold_back(False) if how == "hold back" else dispatcher.scale(1.0))
+        stage.let_end(1)
+        stage.wait_for_names(4)
+        wait_until(lambda: stage.ready == 0)  # held again
+        stage.let_end(11)
+
+        assert [handle.result(WAIT_S) for handle in handles] == [str(n) for n in range(11)]
+        assert len(stage.names) == 11
+        assert stage.app.store.verify().result() == []
+
+
 # ---------------------------------------------------------------- real load
 
 

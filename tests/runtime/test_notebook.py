@@ -6,6 +6,7 @@ event loop: `await` works at its top level, and an app that was started in one c
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Execute:
         notebook = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]  # nbformat has no types
         notebook.cells = [nbformat.v4.new_code_cell(source) for source in sources]  # type: ignore[no-untyped-call]
         client = nbclient.NotebookClient(notebook, timeout=WAIT_S, allow_errors=True, kernel_name="python3")
-        client.execute()
+        asyncio.run(client.async_execute())  # its sync face makes a loop that nobody closes
         return [shown(cell) for cell in notebook.cells[1:]]
 
     return execute

@@ -40,6 +40,10 @@ class Body(Protocol):
         """`async`, `sync` or `cpu`."""
 
     @property
+    def is_movable(self) -> bool:
+        """Whether nobody has said where it runs, nor anything that only works in this process."""
+
+    @property
     def codec(self) -> BodyCodec:
         """Its types."""
 
@@ -73,6 +77,7 @@ class Scope(Protocol):
 
     beat_us: int
     is_pressed: bool
+    is_touched: bool
 
     @property
     def waits(self) -> bool:

@@ -17,13 +17,17 @@ from typing import Final, Protocol
 from sennit.execute.cluster_link import checked_address
 from sennit.execute.processes import Job, ProcessPool
 from sennit.model.settings import Settings
-from sennit.sync import arrays
+from sennit.sync import array_files
+from sennit.sync.affinity import cpus_of_nodes
 
 __all__ = ["CpuPool", "Demand", "open_cpu_pool", "wanted_cpus"]
 
 _log = logging.getLogger("sennit")
 
 _RUNNER: Final = "sennit.submit.codec:run_in_process"
+
+# What nearly every module with a handler imports: the fork server does it once, and each worker process begins with it.
+_PRELOAD: Final = ("sennit.runtime.app", "sennit.submit.codec")
 
 
 class CpuPool(Protocol):
@@ -40,6 +44,9 @@ class CpuPool(Protocol):
 
     def kill(self, job: Job) -> bool:
         """Stop `job` now; False if it neither runs nor waits."""
+
+    def interrupt(self, job: Job) -> bool:
+        """Have the body of `job` unwind by itself; False if that cannot be: then `kill` it."""
 
     def kill_all(self) -> None:
         """Stop every job now. Any OS thread may call this."""
@@ -66,7 +73,12 @@ def open_cpu_pool(settings: Settings, *, processes_max: int) -> CpuPool:
             processes_max=processes_max,
             runner=_RUNNER,
             memory_bytes_max=settings.cpu_memory_bytes_max or None,
-            array_folder=arrays.folder(),
+            array_folder=array_files.folder(),
+            prefetch=settings.cpu_prefetch,
+            recycle_tasks=settings.cpu_recycle_tasks,
+            recycle_bytes=settings.cpu_recycle_bytes,
+            nodes=cpus_of_nodes(settings.cpu_affinity),
+            preload=_PRELOAD,
         )
     from sennit.execute.cluster_ray import RayPool  # noqa: PLC0415 - only with a cluster
 
@@ -74,7 +86,7 @@ def open_cpu_pool(settings: Settings, *, processes_max: int) -> CpuPool:
         _log.warning(
             "cpu_memory_bytes_max bounds processes of this machine; on a Ray cluster, Ray's memory monitor does"
         )
-    folder = arrays.folder() or Path(".sennit/arrays").absolute()
+    folder = array_files.folder() or Path(".sennit/arrays").absolute()
     return RayPool(address, runner=_RUNNER, folder=folder, token_path=settings.cluster_token_path)
 
 

@@ -109,6 +109,11 @@ class RayPool:
     def _is_killed(self, job: Job) -> bool:
         return self._closed or self._numbers.get(job, 0) < 0
 
+    def interrupt(self, job: Job) -> bool:
+        """Return False: what runs on a cluster was declared, and is killed."""
+        del job
+        return False
+
     def kill_all(self) -> None:
         """Kill all jobs: Ray ends what runs for a driver that is gone. Any OS thread may call this."""
         link = self._link

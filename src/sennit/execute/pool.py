@@ -13,7 +13,6 @@ raised in an OS thread only while the ticket is RUNNING, and a body has not ende
 
 from __future__ import annotations
 
-import ctypes
 import enum
 import os
 import threading
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from sennit.errors import SettingsError, UsageError
 from sennit.sync.forks import end_forked_child
+from sennit.sync.strikes import strike, withdraw
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -32,11 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["BodyPool", "PoolStatistics", "PoolTicket"]
 
 T = TypeVar("T")
-
-_raise_in_os_thread: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
-_raise_in_os_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
-_raise_in_os_thread.restype = ctypes.c_int
-_NOTHING: Final = ctypes.py_object()  # NULL: withdraw what was to be raised.
 
 
 _NO_RESULT: Final = object()
@@ -88,7 +83,13 @@ class BodyPool:
     """
 
     def __init__(
-        self, *, loop: AbstractEventLoop, threads_max: int, idle_s: float = 30.0, name: str = "sennit-body"
+        self,
+        *,
+        loop: AbstractEventLoop,
+        threads_max: int,
+        idle_s: float = 30.0,
+        name: str = "sennit-body",
+        result_bursts: bool = True,
     ) -> None:
         """Start with no thread.
 
@@ -97,6 +98,7 @@ class BodyPool:
             threads_max: how many bodies run at once, not counting abandoned ones.
             idle_s: how long a thread without work stays.
             name: of the OS threads, with a number.
+            result_bursts: False wakes the loop for every result, to measure what that costs.
 
         Raises:
             SettingsError: a bound is not positive.
@@ -124,6 +126,7 @@ class BodyPool:
         self._closed = False
         self._finished: deque[PoolTicket[Any]] = deque()
         self._is_delivering = False
+        self._result_bursts = result_bursts
         self._finished_count = 0
         self._deliveries = 0
 
@@ -162,7 +165,7 @@ class BodyPool:
         with self._lock:
             if ticket.state is _State.RUNNING and not ticket.interrupted:
                 ticket.interrupted = True
-                _raise_in_os_thread(ticket.os_thread_id, exc_type)
+                strike(ticket.os_thread_id, exc_type)
                 return True
             if ticket.state is not _State.QUEUED:
                 return False
@@ -346,7 +349,7 @@ class BodyPool:
         with self._lock:
             if ticket.interrupted:
                 # First thing: from here on nothing can strike, the lock keeps `interrupt` out until the state says so.
-                _raise_in_os_thread(ticket.os_thread_id, _NOTHING)
+                withdraw(ticket.os_thread_id)
             if ticket.state is _State.ABANDONED:
                 return False
             self._running -= 1
@@ -361,7 +364,7 @@ class BodyPool:
         """With the lock held: hand the ticket to the loop. True if the loop must be woken."""
         ticket.state = _State.ENDED
         self._finished.append(ticket)
-        wake = not self._is_delivering
+        wake = not (self._is_delivering and self._result_bursts)
         self._is_delivering = True
         return wake
 

@@ -1,10 +1,11 @@
 """The worker: one claimed attempt, from hand-over to ending.
 
-    start(task) ─► decode ─► body on the loop | in an OS thread | in a process ─► verdict ─► on_ended(ending, claim)
+    start(task) ─► placed ─► body on the loop | in an OS thread | in a process ─► verdict ─► on_ended(ending, claim)
 
 Four things can cut a body short: a time-out, the store (cancelled, lease lost), a lease that cannot be renewed and a stop
 of the process. All go through `_interrupt`, once per attempt: the first reason stands. An async body gets a cancellation, a sync body an
-exception raised in its OS thread, a cpu body's process is killed.
+exception raised in its OS thread, the process of one that runs in a process is killed; a body that was moved there without
+being told unwinds first, as before.
 """
 
 from __future__ import annotations
@@ -20,18 +21,21 @@ from typing import Any
 
 from sennit.errors import AttemptCancelled, BodyFailed, PayloadError, PayloadTooLarge
 from sennit.execute import overspent
-from sennit.execute.body import Body, Runtime, Scope
+from sennit.execute.body import Runtime
 from sennit.execute.cluster import CpuPool
 from sennit.execute.lag import timed
-from sennit.execute.latency import Latencies, Watch
-from sennit.execute.pool import BodyPool, PoolTicket
+from sennit.execute.missing import Missing
+from sennit.execute.placement import Place, Placement
+from sennit.execute.pool import BodyPool
 from sennit.execute.processes import Job
 from sennit.execute.rebase import Rebases
-from sennit.execute.verdict import Judge, options_of, unwound
+from sennit.execute.running import Running
+from sennit.execute.timeouts import Timeouts
+from sennit.execute.verdict import Judge, unwound
 from sennit.model.order import Priority
 from sennit.model.provider import Budget
 from sennit.model.retry import NOT_A_RESULT, Returned
-from sennit.model.task import Claim, Claimed, Ending, ErrorInfo, Failed, GivenBack, Slept, Succeeded
+from sennit.model.task import Claim, Claimed, Ending, GivenBack, Succeeded
 from sennit.sync.forks import end_forked_child
 
 _log = logging.getLogger("sennit")
@@ -40,38 +44,8 @@ _log = logging.getLogger("sennit")
 # this long: it is left to end by itself, its late result is dropped.
 ABANDON_S = 5.0
 
-# A task whose handler this process does not know is offered again after this long, to whichever process asks first.
-_MISSING_SNOOZE_S = 5.0
-_MISSED_MAX = 10_000
-
-
-class _Running:
-    """One attempt that runs here."""
-
-    __slots__ = ("body", "future", "is_pressed", "job", "reason", "scope", "task", "ticket", "timers", "watch")
-
-    def __init__(self, task: Claimed, body: Body) -> None:
-        self.task = task
-        self.body = body
-        self.reason: str | None = None  # why it was interrupted; the first stands
-        self.scope: Scope | None = None
-        self.future: asyncio.Task[None] | None = None
-        self.ticket: PoolTicket[Any] | None = None
-        self.job: Job | None = None
-        self.timers: list[asyncio.TimerHandle] = []
-        self.watch: Watch | None = None  # with an adaptive time-out
-        self.is_pressed = False
-
-    def press(self, is_pressed: bool) -> None:  # noqa: FBT001 - one switch, two positions
-        """Ask it to make room at its next step, or not any more."""
-        self.is_pressed = is_pressed
-        if self.scope is not None:
-            self.scope.is_pressed = is_pressed
-
-    def entered(self, scope: Scope) -> None:
-        """The body begins; in the OS thread that runs it."""
-        self.scope = scope
-        scope.is_pressed = self.is_pressed  # after `scope`: a press in between sets it there itself
+# In a worker process: runs a body that nobody has declared for it, and notices when it asks for its attempt.
+_MOVED_RUNNER = "sennit.submit.moved:run_moved"
 
 
 class Worker:
@@ -91,6 +65,7 @@ class Worker:
         on_ended: Callable[[Ending | None, Claim], None],
         pool: BodyPool,
         processes: CpuPool,
+        placement: Placement,
         size_bytes_max: int,
         missing_s: float,
         lag_notice_s: float,
@@ -102,18 +77,18 @@ class Worker:
         self._on_ended = on_ended
         self._pool = pool
         self._processes = processes
+        self._placement = placement
         self._size_bytes_max = size_bytes_max
-        self._missing_us = int(missing_s * 1_000_000)
-        self._missed_us: dict[int, int] = {}  # task → when this process first met it without knowing its handler
+        self._missing = Missing(runtime.now_us, missing_s)
         self._lag_notice_s = lag_notice_s
         self._on_start = on_start
         self._on_lag = on_lag
         self._judge = Judge(runtime.now_us, random)
         self._rebases = Rebases(self._judge, pool)
         self._loop = asyncio.get_running_loop()
-        self._latencies = Latencies(self._loop)
-        self._running: dict[Claim, _Running] = {}
-        self._pressed: dict[str, _Running] = {}  # queue → who was asked to make room there
+        self._timeouts = Timeouts(runtime, processes, self._interrupt)
+        self._running: dict[Claim, Running] = {}
+        self._pressed: dict[str, Running] = {}  # queue → who was asked to make room there
         self._at_last_beat: frozenset[Claim] = frozenset()
         self._pid = os.getpid()
 
@@ -125,36 +100,50 @@ class Worker:
             self._on_start(task)
         body = self._runtime.find(task.handler)
         if body is None:
-            self._on_ended(self._missing(task), task.claim)
+            self._on_ended(self._missing.ending(task), task.claim)
             return
         if task.spent is not None:
             self._on_ended(self._overspent(task, overspent.begin(task)), task.claim)
             return
-        running = _Running(task, body)
+        running = Running(task, body)
         self._running[task.claim] = running
-        self._arm(running)
-        match body.kind:
-            case "async":
-                running.future = self._loop.create_task(self._run_async(running))
-            case "sync":
-                call = partial(self._run_sync, running)
-                running.ticket = self._pool.submit(
-                    partial(contextvars.copy_context().run, call), partial(self._sync_done, running)
-                )
-            case _:
-                running.future = self._loop.create_task(self._run_cpu(running))
+        self._timeouts.arm(running)
+        self._launch(running)
 
-    def _missing(self, task: Claimed) -> Ending:
-        now_us = self._runtime.now_us()
-        if len(self._missed_us) >= _MISSED_MAX:
-            self._missed_us.clear()  # forgets since when: these are kept longer, never less long
-        waited_us = now_us - self._missed_us.setdefault(task.id, now_us)
-        what = f"no handler {task.handler!r} in this worker"
-        if waited_us < self._missing_us:
-            _log.warning("task %d: %s; offered again in %g s", task.id, what, _MISSING_SNOOZE_S)
-            return Slept(task.claim, now_us + int(_MISSING_SNOOZE_S * 1_000_000), "handler missing")
-        fix = "import the module that defines it in the worker, or register the new function under the old name="
-        return Failed(task.claim, ErrorInfo(kind="handler_missing", message=what, fix=fix))
+    def _launch(self, running: Running) -> None:
+        place = self._placement.place_of(running.task, running.body)
+        match place:
+            case Place.LOOP:
+                running.future = self._loop.create_task(self._run_async(running))
+            case Place.PROCESS:
+                running.future = self._loop.create_task(self._run_cpu(running))
+            case Place.MOVED:
+                running.future = self._loop.create_task(self._run_cpu(running, _MOVED_RUNNER))
+            case _:
+                running.lane = self._placement.lane(running.body, place)
+                if running.lane is None:
+                    self._submit_sync(running)
+                else:
+                    running.lane.enter(running, partial(self._let_in, running, place))
+
+    def _let_in(self, running: Running, place: Place) -> None:
+        """It has come to its place in a lane, unless more is known by now."""
+        if self._placement.place_of(running.task, running.body) is place:
+            self._submit_sync(running)
+        else:
+            self._leave_lane(running)
+            self._launch(running)
+
+    def _leave_lane(self, running: Running) -> None:
+        lane, running.lane = running.lane, None
+        if lane is not None:
+            lane.withdraw(running)
+            lane.leave(running)
+
+    def _submit_sync(self, running: Running) -> None:
+        running.measured = self._placement.begins(running.body)
+        call = partial(contextvars.copy_context().run, partial(self._run_sync, running))
+        running.ticket = self._pool.submit(call, partial(self._sync_done, running))
 
     def _overspent(self, task: Claimed, ending: Ending | Budget) -> Ending:
         if isinstance(ending, Budget):
@@ -164,7 +153,7 @@ class Worker:
 
     # ------------------------------------------------------------ running
 
-    async def _run_async(self, running: _Running) -> None:
+    async def _run_async(self, running: Running) -> None:
         task, body = running.task, running.body
         try:
             with self._runtime.scope(task) as scope:
@@ -191,29 +180,42 @@ class Worker:
 
         return note
 
-    def _run_sync(self, running: _Running) -> Any:
+    def _run_sync(self, running: Running) -> Any:
         """In an OS thread of the pool."""
         task, body = running.task, running.body
         with self._runtime.scope(task) as scope:
             running.entered(scope)
             args, kwargs = body.codec.decode(task.payload, task.parents)
-            return body.function(*args, **kwargs)
+            if running.measured is None:
+                return body.function(*args, **kwargs)
+            meter = self._placement.meter(body)
+            meter.start()
+            try:
+                return body.function(*args, **kwargs)
+            finally:
+                running.sample = meter.stop()
 
-    def _sync_done(self, running: _Running, value: Any, error: BaseException | None) -> None:
+    def _sync_done(self, running: Running, value: Any, error: BaseException | None) -> None:
         if error is not None:
             self._raised(running, error)
         else:
             self._returned(running, value)
 
-    async def _run_cpu(self, running: _Running) -> None:
+    async def _run_cpu(self, running: Running, runner_ref: str = "") -> None:
         task, body = running.task, running.body
         try:
             with self._runtime.scope(task) as scope:  # nothing in the process sees it; it is one call of its provider
                 running.entered(scope)
                 payload = body.codec.filled(task.payload, task.parents)
-                running.job = Job(body.reference, payload)
+                if runner_ref:
+                    payload = self._placement.stamp(body) + payload
+                running.job = Job(body.reference, payload, runner_ref)
                 result = self._checked_size(task, await self._processes.run(running.job))
         except BaseException as error:  # noqa: BLE001 - the verdict names it
+            if runner_ref and running.reason is None and self._placement.is_misplaced(body, error):
+                running.job = running.future = running.scope = None
+                self._launch(running)
+                return
             self._raised(running, error)
         else:
             self._end(running, Succeeded(task.claim, result))
@@ -226,7 +228,7 @@ class Worker:
 
     # ------------------------------------------------------------ ending
 
-    def _returned(self, running: _Running, value: Any) -> None:
+    def _returned(self, running: Running, value: Any) -> None:
         if os.getpid() != self._pid:
             end_forked_child(None)
         task, policy = running.task, running.body.retry
@@ -247,7 +249,7 @@ class Worker:
                 self._rebases.keep(task, running.body, scope, ending)
             self._end(running, ending)
 
-    def _raised(self, running: _Running, error: BaseException) -> None:
+    def _raised(self, running: Running, error: BaseException) -> None:
         if os.getpid() != self._pid:
             end_forked_child(error)
         task, policy, error = running.task, running.body.retry, unwound(error)
@@ -274,17 +276,19 @@ class Worker:
         """The end of an attempt is recorded, or refused."""
         self._rebases.settled(claim)
 
-    def _end(self, running: _Running, ending: Ending | None) -> None:
+    def _end(self, running: Running, ending: Ending | None) -> None:
         for timer in running.timers:
             timer.cancel()
         if running.watch is not None:
             running.watch.ended(succeeded=running.reason is None and isinstance(ending, Succeeded))
             running.watch = None
-        if (
-            running.reason == "fenced"
-        ):  # whatever the body made of that: it ended after it was told to write nothing more
+        if running.reason == "fenced":  # whatever the body made of that: it was told to write nothing more
             ending = GivenBack(running.task.claim)
         if self._running.pop(running.task.claim, None) is not None:
+            if running.measured is not None:
+                touched = running.scope is not None and running.scope.is_touched
+                self._placement.ended(running.body, running.sample, running.measured, is_touched=touched)
+            self._leave_lane(running)
             pressed = self._pressed.pop(running.task.queue, None)
             if pressed is not None:
                 pressed.press(False)  # here is the room
@@ -295,7 +299,10 @@ class Worker:
     def begin_wait(self, claim: Claim) -> None:
         """The body of this attempt waits for other tasks, or in line for its provider."""
         running = self._running.get(claim)
-        if running is not None and running.watch is not None:
+        if running is None:
+            return
+        self._leave_lane(running)
+        if running.watch is not None:
             running.watch.stand_still()
 
     def end_wait(self, claim: Claim) -> None:
@@ -325,44 +332,6 @@ class Worker:
         return bool(able)
 
     # ------------------------------------------------------------ cutting short
-
-    def _arm(self, running: _Running) -> None:
-        """Set the time-outs of an attempt."""
-        overrides, body = options_of(running.task), running.body
-        timeout_s = body.timeout_s if overrides.timeout_s is None else overrides.timeout_s
-        idle_s = body.idle_timeout_s if overrides.idle_timeout_s is None else overrides.idle_timeout_s
-        if timeout_s is not None:
-            reason = f"the attempt ran longer than timeout_s={timeout_s:g}"
-            running.timers.append(self._loop.call_later(timeout_s, self._over_time, running, reason))
-        if body.adaptive_timeout is not None and overrides.timeout_s is None:
-            running.watch = self._latencies.watch(
-                running.task.handler,
-                body.adaptive_timeout,
-                give_up=partial(self._over_time, running),
-                is_whole=not running.task.steps,
-            )
-        if idle_s is not None:
-            running.timers.append(self._loop.call_later(idle_s, self._check_idle, running, idle_s))
-
-    def _over_time(self, running: _Running, reason: str) -> None:
-        if running.watch is not None and running.reason is None:
-            running.watch.timed_out()
-        self._time_out(running, reason)
-
-    def _time_out(self, running: _Running, reason: str) -> None:
-        """What stands in line for its provider or its cluster has not failed: it is given back, and waits without a slot."""
-        in_line = running.scope is not None and running.scope.in_line
-        in_line |= running.job is not None and self._processes.in_line(running.job)
-        self._interrupt(running, "in line" if in_line else reason)
-
-    def _check_idle(self, running: _Running, idle_s: float) -> None:
-        scope = running.scope if running.job is None else None  # a process gives no signs of life
-        beat_us = scope.beat_us if scope is not None else self._runtime.now_us()
-        left_s = idle_s - (self._runtime.now_us() - beat_us) / 1_000_000
-        if left_s <= 0:
-            self._time_out(running, f"no sign of life for idle_timeout_s={idle_s:g}")
-        else:
-            running.timers.append(self._loop.call_later(left_s, self._check_idle, running, idle_s))
 
     def stop(self, claims: list[Claim], reason: str) -> None:
         """Interrupt these attempts."""
@@ -394,11 +363,13 @@ class Worker:
             )
             if running.ticket is not None:
                 self._pool.abandon(running.ticket)
+            if running.job is not None:
+                self._processes.kill(running.job)
             if running.scope is not None:
                 running.scope.is_gone()
             self._end(running, GivenBack(running.task.claim))
 
-    def _interrupt(self, running: _Running, reason: str) -> None:
+    def _interrupt(self, running: Running, reason: str) -> None:
         if running.reason is not None:
             return
         running.reason = reason
@@ -406,8 +377,10 @@ class Worker:
             running.scope.is_gone()  # the store has ended it
         if reason == "fenced" and running.scope is not None:
             running.scope.fence()  # it may end it any moment, and we would not hear of it
-        if running.job is not None:
-            self._processes.kill(running.job)
+        if running.lane is not None and running.lane.withdraw(running):
+            self._raised(running, AttemptCancelled(reason))
+        elif running.job is not None:
+            self._end_job(running, running.job)
         elif running.future is not None:
             # One that is cancelled before its first step never gets to say that it has ended.
             running.future.add_done_callback(lambda _: self._raised(running, AttemptCancelled(reason)))
@@ -417,7 +390,14 @@ class Worker:
             self._pool.interrupt(running.ticket, AttemptCancelled)
             running.timers.append(self._loop.call_later(ABANDON_S, self._abandon, running))
 
-    def _abandon(self, running: _Running) -> None:
+    def _end_job(self, running: Running, job: Job) -> None:
+        """A body that was moved unwinds as in an OS thread, and is killed if it does not; a declared one is killed."""
+        if job.runner_ref and running.reason != "fenced" and self._processes.interrupt(job):
+            running.timers.append(self._loop.call_later(ABANDON_S, self._processes.kill, job))
+        else:
+            self._processes.kill(job)
+
+    def _abandon(self, running: Running) -> None:
         """A body does not react: leave it, and the OS thread of a sync one, to itself."""
         if running.ticket is not None and not self._pool.abandon(running.ticket):
             return

@@ -69,11 +69,49 @@ class Settings:
         unit="",
         reason="of the code of this process: pinned tasks go only to workers of the version that submitted them",
     )
+    claim_ahead: int = _knob(
+        0,
+        unit="tasks",
+        low=0,
+        high=10_000,
+        reason="tasks of each queue that a process holds beyond its slots, and an idle one takes over; 0 is none: a free slot "
+        "claims its next task in the commit that records the end of the last, which is as fast",
+    )
     cpu_slots: int = _knob(
         0, unit="processes", low=0, high=1024, reason="0 is the number of usable cores; more only adds switching"
     )
     cpu_memory_bytes_max: int = _knob(
         0, unit="bytes", low=0, high=2**50, reason="0 is no limit; else a cpu body fails alone with MemoryError"
+    )
+    cpu_prefetch: int = _knob(
+        0,
+        unit="tasks",
+        low=0,
+        high=64,
+        reason="sent ahead to a busy worker process, so that it begins the next without asking; off: we measured no consistent gain",
+    )
+    cpu_recycle_tasks: int = _knob(
+        0, unit="tasks", low=0, high=1_000_000_000, reason="a worker process is replaced after so many; 0 is never"
+    )
+    cpu_recycle_bytes: int = _knob(
+        0,
+        unit="bytes",
+        low=0,
+        high=2**50,
+        reason="a worker process is replaced after a body that leaves it with more resident memory of its own; 0 is never",
+    )
+    cpu_affinity: str = _knob(
+        "auto",
+        unit="",
+        one_of=("auto", "off"),
+        reason="auto: where the machine has more than one NUMA node, each worker process is pinned to one of them",
+    )
+    placement: str = _knob(
+        "auto",
+        unit="",
+        one_of=("auto", "declared"),
+        reason="auto: a plain `def` without cpu= that turns out to compute in Python runs in worker processes from then on, "
+        "if it means the same there; declared: only cpu=True does",
     )
     cluster: str = _knob(
         "",
@@ -171,6 +209,12 @@ class Settings:
     writer_batch_max: int = _knob(
         512, unit="operations", low=1, high=100_000, reason="bounds the time one commit holds the write lock"
     )
+    hand_over: bool = _knob(
+        True,
+        unit="",
+        reason="a task is claimed by the transaction that made it ready, if this process has a slot for it: one fsync from a "
+        "submit or the end of a parent to the body; off: by a transaction of its own, to measure what that costs",
+    )
     lock_timeout_s: float = _knob(
         30.0, unit="s", low=0.01, high=3600, reason="how long a foreign program may hold the write lock"
     )
@@ -196,6 +240,12 @@ class Settings:
     )
     log_capture: bool = _knob(
         True, unit="", reason="log records made inside a body are kept per attempt (`sennit tasks logs`)"
+    )
+    result_bursts: bool = _knob(
+        True,
+        unit="",
+        reason="results of sync bodies that end together reach the event loop by one wake-up, which costs tens of µs; off: by "
+        "one each, to measure that",
     )
     loop_lag_notice_s: float = _knob(
         0.25, unit="s", low=0.01, high=3600, reason="an async body that blocks the loop longer than this is named"

@@ -239,7 +239,8 @@ class TaskView(msgspec.Struct, kw_only=True, frozen=True):
     """One task as the CLI and the API show it. Times are store clock, µs since the epoch.
 
     Attributes:
-        reason: what a task that does not run waits for; of one that no living worker may run, `no worker with …`.
+        reason: what a task that does not run waits for; of one that no living worker may run, `no worker with …`; of one
+            that a process holds and has not begun, `ahead`.
         route: what it needs of its worker (`model.route`); "" is nothing.
     """
 

@@ -2,6 +2,9 @@
 
 A handler on the root logger, so that the records of any library the body calls come along. They are stored in bursts,
 one write per turn of the event loop, and never hold the body up.
+
+A program that has set no logging up sees its warnings on stderr, by `logging.lastResort`, as long as no logger has a
+handler. This one must not count: where it is the only one, it passes warnings on there.
 """
 
 from __future__ import annotations
@@ -15,6 +18,16 @@ from sennit.store.protocol import Store
 from sennit.sync.ack import call_in
 
 TEXT_CHARS_MAX = 8_000
+
+
+def _is_alone(name: str) -> bool:
+    """Return whether nobody but us handles the records of a logger."""
+    logger: logging.Logger | None = logging.getLogger(name)
+    while logger is not None:
+        if not all(isinstance(handler, LogCapture) for handler in logger.handlers):
+            return False
+        logger = logger.parent if logger.propagate else None
+    return True
 
 
 class LogCapture(logging.Handler):
@@ -34,6 +47,8 @@ class LogCapture(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record if a body made it. Called under the handler's own lock."""
+        if _is_alone(record.name) and (last := logging.lastResort) is not None and record.levelno >= last.level:
+            last.handle(record)
         claim = self._whose()
         if claim is None:
             return

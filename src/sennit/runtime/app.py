@@ -134,7 +134,7 @@ class App(LockFace):
         self,
         *,
         name: str | None = None,
-        cpu: bool = False,
+        cpu: bool | None = None,
         queue: str | None = None,
         retries: int | RetryPolicy = 0,
         timeout_s: float | None = None,
@@ -154,7 +154,8 @@ class App(LockFace):
 
         Args:
             name: what is stored with its tasks; default: module and qualified name.
-            cpu: run it in a worker process: it computes in Python and would hold the GIL.
+            cpu: run it in a worker process: it computes in Python and would hold the GIL. False: never. By default a plain
+                `def` runs in an OS thread, and moves to a process if it turns out to compute: see the setting `placement`.
             queue: its tasks share slots with the others of this queue.
             retries: further attempts after a failure, or a whole `RetryPolicy`. Crashes are counted apart.
             timeout_s: per attempt.  idle_timeout_s: per attempt without a step, log line or `heartbeat()`.

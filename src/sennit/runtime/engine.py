@@ -22,10 +22,13 @@ from msgspec import structs
 from sennit.errors import StoreError
 from sennit.execute.body import Body, Scope
 from sennit.execute.cluster import open_cpu_pool
+from sennit.execute.cluster_link import checked_address
+from sennit.execute.placement import Placement, cpu_home
 from sennit.execute.pool import BodyPool
 from sennit.execute.worker import Worker
+from sennit.execute.workload import gil_enabled
 from sennit.limit.admission import MemoryGate, resident_bytes
-from sennit.limit.cgroups import effective_cpus
+from sennit.limit.cgroups import effective_cpus, tightest_memory
 from sennit.limit.load import LoadManager
 from sennit.limit.shedding import Decision, LoadBounds
 from sennit.model.provider import Budget
@@ -77,15 +80,25 @@ class Engine:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self.queues = dict(queues)
-        cpu_slots = self.queues.get("cpu", 0) or usable_cores()
+        cpu_slots = self.queues.get("cpu", 0) or settings.cpu_slots or usable_cores()
         self._slots = Slots(self.queues)
-        self._pool = pool(loop=self._loop, threads_max=OS_THREADS_MAX)
+        self._pool = pool(loop=self._loop, threads_max=OS_THREADS_MAX, result_bursts=settings.result_bursts)
         self._processes = open_cpu_pool(settings, processes_max=cpu_slots)
+        has_gil = gil_enabled()  # asked once: an extension that is imported later may switch it on again
+        self.placement = Placement(
+            settings.placement,
+            home=cpu_home(has_cluster=bool(checked_address(settings.cluster)), has_gil=has_gil),
+            cores=usable_cores(),
+            has_gil=has_gil,
+            processes=self._processes,
+            no_room=partial(no_room, cpu_slots),
+        )
         self._worker = Worker(
             self,
             on_ended=self._ended,
             pool=self._pool,
             processes=self._processes,
+            placement=self.placement,
             size_bytes_max=settings.payload_bytes_max,
             missing_s=settings.handler_missing_s,
             lag_notice_s=settings.loop_lag_notice_s,
@@ -116,7 +129,9 @@ class Engine:
             on_fence=self._fence.raise_,
             on_back=self._fence.drop,
         )
-        self._dispatcher = Dispatcher(store, me, self._slots, self._worker, on_held=self._on_held)
+        self._dispatcher = Dispatcher(
+            store, me, self._slots, self._worker, on_held=self._on_held, claim_ahead=settings.claim_ahead
+        )
         self._gate = MemoryGate(
             settings.memory_bytes_max,
             sample=lambda: resident_bytes(self._processes.pids),
@@ -187,6 +202,7 @@ class Engine:
         if self._capture is not None:
             logging.getLogger().removeHandler(self._capture)
         self._pool.close()
+        self.placement.close()
         await self._processes.close()
         await self._loop.run_in_executor(None, self._heart.stop)
 
@@ -363,3 +379,12 @@ def _whose() -> Claim | None:
 def usable_cores() -> int:
     """Return how many cores this process may use: SENNIT_CPUS, else its affinity within its container's quota."""
     return effective_cpus()
+
+
+def no_room(processes: int) -> str:
+    """Return why so many more processes, each as large as this one, would be too many for half of the free memory."""
+    need_bytes, memory = processes * resident_bytes(list), tightest_memory()
+    free_bytes = memory.limit_bytes - memory.used_bytes
+    if 2 * need_bytes <= free_bytes:
+        return ""
+    return f"{processes} processes like this one may need {need_bytes >> 20} MB, and {free_bytes >> 20} MB are free"

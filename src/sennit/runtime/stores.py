@@ -37,6 +37,7 @@ def open_store(url: str, settings: Settings, *, works: bool = True) -> Store:
         lock_timeout_s=settings.lock_timeout_s,
         batch_max=settings.writer_batch_max,
         bounds=bounds_of(settings) if works else None,
+        hand_over=settings.hand_over,
     )
 
 
@@ -74,6 +75,7 @@ def _open_postgres(url: str, settings: Settings, *, works: bool) -> Store:
         batch_max=settings.writer_batch_max,
         listen_url=settings.listen_url,
         bounds=bounds_of(settings) if works else None,
+        hand_over=settings.hand_over,
     )
 
 

@@ -30,6 +30,7 @@ from sennit.model.task import Claim, Claimed, Ref, TaskSpec
 from sennit.model.thread import AskSpec, StateWrite
 from sennit.store.protocol_providers import ProviderStore
 from sennit.store.protocol_threads import ThreadStore
+from sennit.submit.afar import attempt_is_out_of_reach
 from sennit.submit.codec import encode_value
 from sennit.submit.permits import HeldPermit, take
 from sennit.sync.ack import Ack
@@ -73,6 +74,8 @@ class Attempt:
         permit: for a call to its provider.
         in_line: whether the body stands in line for a permit; time that passes there is not its own.
         is_pressed: an urgent task wants the slot; the next step makes room for it.
+        is_touched: whether the body has asked for it so far, by a step, a submit, a thread or a log line; one that does
+            cannot run elsewhere.
         lend, take_back: called when the body begins to wait for other tasks and when it no longer waits for any; the
             slot is free meanwhile.
     """
@@ -91,6 +94,7 @@ class Attempt:
         self.store = store
         self.beat_us = store.now_us()
         self.is_pressed = False
+        self.is_touched = False
         self.threads: dict[Ref, str | None] = {}
         self.permit = HeldPermit(task, store)
         self.size_bytes_max = size_bytes_max
@@ -360,8 +364,17 @@ class Attempt:
 
 
 def current() -> Attempt | None:
-    """Return the attempt this code runs in, or None."""
-    return _current.get()
+    """Return the attempt this code runs in, or None.
+
+    Raises:
+        ContextOutOfReach: this code was moved to a process that does not have it.
+    """
+    attempt = _current.get()
+    if attempt is not None:
+        attempt.is_touched = True
+    else:
+        attempt_is_out_of_reach()
+    return attempt
 
 
 def attempt_here(what: str) -> Attempt:
@@ -370,7 +383,7 @@ def attempt_here(what: str) -> Attempt:
     Raises:
         UsageError: outside of a task body.
     """
-    attempt = _current.get()
+    attempt = current()
     if attempt is None:
         raise UsageError(
             f"{what} was called outside of a task body",

@@ -46,6 +46,7 @@ class Handler:
         timeout_s: per attempt; None is none.  idle_timeout_s: without a sign of life.
         adaptive_timeout: per attempt, learnt from others; it has a ceiling.
         preemptible: an urgent task may take its slot between two steps.
+        stays: its author has said `cpu=False`: it is never moved to a worker process.
     """
 
     name: str
@@ -58,6 +59,13 @@ class Handler:
     options: Options
     preemptible: bool = False
     adaptive_timeout: AdaptiveTimeout | None = None
+    stays: bool = False
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether a worker process may run it, if it turns out to compute: nothing says that it needs this process."""
+        needs_context = self.preemptible or self.idle_timeout_s is not None or bool(self.options.provider)
+        return self.kind == "sync" and not self.stays and not needs_context
 
     @property
     def reference(self) -> str:
@@ -182,7 +190,7 @@ class Registry:
         function: Callable[..., Any],
         *,
         name: str | None = None,
-        cpu: bool = False,
+        cpu: bool | None = None,
         queue: str | None = None,
         retries: int | RetryPolicy = 0,
         timeout_s: float | None = None,
@@ -254,6 +262,7 @@ class Registry:
             options=defaults.replaced(changes) if changes else defaults,
             preemptible=preemptible,
             adaptive_timeout=None if adaptive_timeout is None else adaptive_timeout.within(timeout_s),
+            stays=cpu is False,
         )
         self._handlers[name] = handler
         return handler
