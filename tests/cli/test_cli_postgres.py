@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
@@ -275,3 +276,32 @@ def test_the_live_line_of_up_follows_what_this_process_commits(
         terminal.read_until("done 1")
         terminal.process.send_signal(signal.SIGINT)
         terminal.read_until("stopped")
+
+
+def test_doctor_says_that_the_role_may_not_make_tables(fresh_database: Callable[..., str], sennit: Sennit) -> None:
+    url = fresh_database(template="template1")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS sennit_guest")
+        connection.execute("CREATE ROLE sennit_guest LOGIN")
+        connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    parts = urlsplit(url)
+    guest = urlunsplit(parts._replace(netloc=f"sennit_guest@{parts.netloc.rpartition('@')[2]}"))
+
+    doctor = sennit("doctor", "--db", guest)
+
+    assert doctor.returncode == 1
+    assert "✕ rights" in doctor.stdout
+    assert "GRANT CREATE ON SCHEMA public TO sennit_guest" in doctor.stdout
+
+
+def test_doctor_says_that_the_store_has_moved(url: str, sennit: Sennit, tmp_path: Path) -> None:
+    there = f"sqlite:///{tmp_path}/there.db"
+    assert sennit("db", "init").returncode == 0
+    assert sennit("db", "copy", url, there).returncode == 0
+
+    doctor = sennit("doctor")
+    other = sennit("doctor", "--db", there)
+
+    assert (doctor.returncode, other.returncode) == (1, 0)
+    assert f"has moved to {there}" in doctor.stdout
+    assert f"use --db {there}" in doctor.stdout

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from sennit.errors import AttemptCancelled, SettingsError, UsageError
-from sennit.execute.pool import BodyPool, _raise_in_os_thread
+from sennit.execute.pool import BodyPool
+from sennit.sync.strikes import strike
 
 Outcome = tuple[Any, BaseException | None]
 
@@ -345,7 +346,7 @@ def test_a_strike_between_the_end_of_a_body_and_its_record_is_taken_back() -> No
                 for _ in range(50):
                     os.sched_yield()  # Gives the OS thread time to come as far as it can, which is the lock.
                 ticket.interrupted = True
-                _raise_in_os_thread(ticket.os_thread_id, AttemptCancelled)
+                strike(ticket.os_thread_id, AttemptCancelled)
 
             result, error = await outcome
             assert (result is True) is (error is None)

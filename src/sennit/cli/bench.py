@@ -63,6 +63,11 @@ class Figure:
 
 COMMANDS: Final = {
     "limits": ("sennit.cli.bench_limits:limits", "Simulate the limits of providers, as a table and as plots."),
+    "pools": (
+        "sennit.cli.bench_pools:pools",
+        "Measure pools, shared arrays, registries and batches beside what else there is.",
+    ),
+    "ab": ("sennit.cli.bench_ab:ab", "Measure one optimisation on and off, by turns."),
 }
 
 

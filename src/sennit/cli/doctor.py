@@ -18,14 +18,15 @@ from typing import Final, Literal
 
 import click
 
-from sennit.cli.opening import settings_here
+from sennit.cli.opening import reading, schema_of, settings_here
 from sennit.cli.output import emit, size
-from sennit.cli.shared import Shared, pass_shared, shared_options
+from sennit.cli.shared import Shared, examples, pass_shared, shared_options
 from sennit.errors import SennitError
 from sennit.runtime.engine import usable_cores
 from sennit.runtime.stores import is_postgres, sqlite_path
 from sennit.store.connect import NETWORK_FILESYSTEMS, connect, filesystem_of
 from sennit.store.liveness import PIDFD
+from sennit.store.moved import closing_of
 from sennit.store.wakeup import Bell
 from sennit.sync.filelock import Pen
 
@@ -45,14 +46,31 @@ class Check:
     fix: str = ""
 
 
-@click.command()
+@click.command(epilog=examples("sennit doctor", "sennit doctor --workload job.py:score"))
+@click.option(
+    "--workload",
+    metavar="MODULE:FUNCTION",
+    help="Instead: call this function, many times, in 1 to 32 OS threads and in processes, and say where it runs best.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.05, 60),
+    default=0.5,
+    show_default=True,
+    help="With --workload: for each place, twice.",
+)
 @shared_options()
 @pass_shared
-def doctor(shared: Shared) -> int:
+def doctor(shared: Shared, *, workload: str | None, seconds: float) -> int:
     """Check Python, the settings, and what the database stands on; exit 1 on any problem.
 
     For a file: SQLite, file system, locks, sockets. For a server: version, durability, room for connections, notifications.
     """
+    if workload is not None:
+        from sennit.cli.doctor_workload import examine_workload
+
+        examine_workload(workload, seconds=seconds, is_json=shared.json)
+        return 0
     checks = list(examine(shared.url))
     for check in checks:
         if shared.json:
@@ -75,7 +93,12 @@ def examine(url: str) -> Iterator[Check]:
     yield _sqlite()
     yield Check("cores", "ok", f"{usable_cores()} usable of {os.cpu_count()}")
     yield _pidfd()
-    yield _tried("settings", "every file and variable is read", settings_here)
+    settings = _tried("settings", "every file and variable is read", settings_here)
+    yield settings
+    if settings.level == "ok":
+        from sennit.cli.doctor_pools import pool_checks
+
+        yield from pool_checks(settings_here())
     if is_postgres(url):
         from sennit.cli.doctor_server import server_checks
 
@@ -86,6 +109,8 @@ def examine(url: str) -> Iterator[Check]:
     except SennitError as error:
         yield Check("database", "problem", error.what, error.fix)
         return
+    if path.is_file():
+        yield from shut(url)
     folder = _nearest_folder(path)
     yield _writable(folder)
     yield _filesystem(path)
@@ -97,6 +122,20 @@ def examine(url: str) -> Iterator[Check]:
         yield _tried(
             "sockets", "a bell can be rung between processes", lambda: Bell.open(Path(probe), "doctor").close()
         )
+
+
+def shut(url: str) -> Iterator[Check]:
+    """Yield a finding when what was in this store has moved, or is still on its way into it."""
+    try:
+        schema = schema_of(url)
+        if schema.found == schema.latest:
+            with reading(url) as reader:
+                closing_here = reader.put(closing_of).result()
+            if closing_here is not None:
+                error = closing_here.error(schema.name)
+                yield Check("open", "problem", error.what, error.fix)
+    except SennitError as error:
+        yield Check("open", "problem", error.what, error.fix)
 
 
 def _python() -> Check:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from sennit.cli.doctor import Check
+from sennit.cli.doctor import Check, shut
 from sennit.cli.opening import reading, schema_of
 from sennit.errors import SennitError
 from sennit.runtime.stores import need_psycopg
@@ -33,6 +33,9 @@ def server_checks(url: str) -> Iterator[Check]:
         return
     yield Check("server", "ok", f"PostgreSQL {facts['server_version']} answers")
     yield _schema(schema.found, schema.latest)
+    yield _rights(facts, needs_tables=schema.found < schema.latest)
+    if schema.found == schema.latest:
+        yield from shut(url)
     yield _encoding(facts["encoding"])
     yield _role(is_standby=facts["is_standby"])
     yield _lasting(facts)
@@ -61,6 +64,16 @@ def _schema(found: int, latest: int) -> Check:
     if found == 0:
         return Check("schema", "notice", "no tables of sennit yet", "sennit db init, or the first worker makes them")
     return Check("schema", "notice", f"schema {found}, this sennit needs {latest}", "sennit db migrate")
+
+
+def _rights(facts: dict[str, Any], *, needs_tables: bool) -> Check:
+    """Tables are made, and changed by migrations, by whoever opens the store first."""
+    found, place = f"{facts['user']} may create tables", facts["schema"] or "a schema of the search_path"
+    if facts["may_create"]:
+        return Check("rights", "ok", found)
+    fix = f"GRANT CREATE ON SCHEMA {place} TO {facts['user']}, or let its owner run sennit db init and migrate"
+    level: Literal["notice", "problem"] = "problem" if needs_tables else "notice"
+    return Check("rights", level, f"{facts['user']} may not create tables in {place}", fix)
 
 
 def _encoding(encoding: str) -> Check:

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "locks": ("sennit.cli.locks:locks", "Who holds which lock, of the store and of files."),
     "verify": ("sennit.cli.verify:verify", "Check that nothing was lost: exit 1 on any broken promise."),
     "bench": ("sennit.cli.bench:bench", "Measure this machine, beside the limit of raw SQLite."),
+    "profile": ("sennit.cli.profile:profile", "Run a Python program and say what keeps it from being faster."),
     "db": ("sennit.cli.db:db", "Make, migrate, check, back up and move the database."),
     "config": ("sennit.cli.config:config", "Show the settings in force and where they come from."),
     "doctor": ("sennit.cli.doctor:doctor", "Check that this machine has what sennit needs."),
