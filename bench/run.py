@@ -262,6 +262,10 @@ def main(argv: list[str]) -> int:
         import postgres  # noqa: PLC0415 - needs psycopg, which SQLite's benchmarks do not
 
         return postgres.main(argv[1:])
+    if argv[:1] == ["pools"]:
+        import pools  # noqa: PLC0415 - has numpy and the standard pools, which would show in the memory of the others
+
+        return pools.main(argv[1:])
     options = parse(argv)
     if options.table:
         report = msgspec.json.decode(options.json.read_bytes().splitlines()[-1], type=Report)

@@ -1,6 +1,6 @@
 """The two experiments that Sennit's ideas came from, as they were and as they are: lost updates, and polled dependencies.
 
-    python bench/seeds.py            # both, side by side; no server, about ten seconds, most of it the polling
+    python bench/seeds               # both, side by side; no server, about ten seconds, most of it the polling
 
 An orchestrator of agents claimed to have measured that four updates in five got lost, and that polling its dependencies
 cost most of its time. The first holds for any read-modify-write with an `await` inside its window, the second is what a
