@@ -20,14 +20,30 @@ import pytest
 import redis as redis_driver
 from hypothesis import settings
 
+from sennit.sync import lockorder
 from sennit.testing.servers import PostgresServer, RedisServer
 from tests.crash.nursery import Nursery
+from tests.loops import all_closed
 from tests.servers import Databases, GivenPostgres, Postgres, postgres_programs, redis_program
 
 # No deadline: on a busy machine it fails examples that are only slow.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("explore", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def _loops(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test closes the event loops that it makes."""
+    with all_closed(others=request.node.get_closest_marker("leaves_loops") is not None):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _lock_order() -> Iterator[None]:
+    """Locks made in a test are checked for their order; each test has orders of its own."""
+    with lockorder.checking():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,22 +5,27 @@
                           they print: every line shown must be printed, whatever its numbers and spaces
     <!-- not run: why --> before a block: it is only checked to be Python
 
-What a page starts in the background ends with the page.
+What a page starts in the background ends with the page. What ends by itself is forked from a process that has imported
+sennit (page_programs.py); what goes on starts as it does for everybody.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pytest
+
+from tests.crash.nursery import Nursery
+from tests.examples.page_programs import STARTED_FOR_REAL
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -70,8 +75,12 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def without_numbers(line: str) -> str:
-    """Return a line with 0 for each number and `0s` for `4m12s`: on a busy machine an age has minutes."""
-    seconds = re.sub(r"\b\d+[mhd]\d\d[smh]\b", "0s", line)
+    """Return a line with 0 for each number, `0s` for `4m12s`, and one form for moments.
+
+    On a busy machine an age has minutes, and at ten to midnight what comes in ten minutes has a date.
+    """
+    moments = re.sub(r"\b(\d{4}-\d\d-\d\d \d\d:\d\d|\d\d:\d\d:\d\d)\b", "00:00:00", line)
+    seconds = re.sub(r"\b\d+[mhd]\d\d[smh]\b", "0s", moments)
     return " ".join(re.sub(r"\d[\d.,]*", "0", seconds).split())
 
 
@@ -82,17 +91,48 @@ def page_name(page: Path) -> str:
 PAGES_WITH_BLOCKS = [page for page in PAGES if any(not block.reason for block in blocks_of(page))]
 
 
+BACKGROUND_PYTHON = re.compile(r"^python [^\n]*[^&\n]&(?!&)", re.MULTILINE)
+# What a shell of the page finds as `python` and `sennit`: "$0" is the tool itself.
+FORKED = """#!/bin/sh
+case "$1" in
+    {for_real}) exec {python} {arguments} "$@" ;;
+    *) exec {python} -I -S {client} {socket} "$0" {what} "$@" ;;
+esac
+"""
+
+
+def ends_within(pid: int, seconds: float) -> bool:
+    """Wait for the end of a process that need not be our child."""
+    ended = os.pidfd_open(pid)
+    try:
+        return bool(select.select([ended], [], [], seconds)[0])
+    finally:
+        os.close(ended)
+
+
 class Folder:
     """A temporary folder in which a page's blocks run, with `python` and `sennit` on the PATH."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, nursery: Nursery) -> None:
         self.path = path / "page"
         self.path.mkdir()
+        self._nursery = nursery
         tools = path / "bin"
         tools.mkdir()
-        for name, arguments in (("python", ""), ("sennit", " -m sennit")):
+        for name, arguments, what, for_real in (
+            ("python", "", "script", "-*"),
+            ("sennit", "-m sennit", "command", "|".join(STARTED_FOR_REAL)),
+        ):
             tool = tools / name
-            tool.write_text(f'#!/bin/sh\nexec {sys.executable}{arguments} "$@"\n', encoding="utf-8")
+            text = FORKED.format(
+                for_real=for_real,
+                python=sys.executable,
+                arguments=arguments,
+                client=Path(__file__).with_name("page_client.py"),
+                socket=nursery.descriptor,
+                what=what,
+            )
+            tool.write_text(text, encoding="utf-8")
             tool.chmod(0o755)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SENNIT_")}
         self._environ = kept | {
@@ -104,22 +144,38 @@ class Folder:
 
     def run(self, block: Block) -> tuple[int, str]:
         """Run one block; return the exit code and all it printed."""
-        match block.language:
-            case "python":
-                (self.path / (block.file_name or f"line_{block.line}.py")).write_text(block.text, encoding="utf-8")
-                if block.file_name:
-                    return 0, ""
-                argv = [sys.executable, f"line_{block.line}.py"]
-            case _:
-                argv = ["sh", "-e", "-c", block.commands]
+        name = block.file_name or f"line_{block.line}.py"
+        if block.language == "python":
+            (self.path / name).write_text(block.text, encoding="utf-8")
+            if block.file_name:
+                return 0, ""
         output = self.path.parent / f"output-{block.line}"  # a file: a background process may hold it open
         with output.open("wb") as file:
-            process = subprocess.Popen(
-                argv, cwd=self.path, env=self._environ, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-            )
-            self._groups.append(process.pid)
-            code = process.wait(BLOCK_S_MAX)
+            code = self._run_script(name, file) if block.language == "python" else self._run_shell(block.commands, file)
         return code, output.read_text(encoding="utf-8", errors="replace")
+
+    def _run_script(self, name: str, output: BinaryIO) -> int:
+        call, given = "tests.examples.page_programs:script_alone", {1: output.fileno(), 2: output.fileno()}
+        process = self._nursery.start(call, name, folder=self.path, environ=self._environ, descriptors=given)
+        self._groups.append(process.pid)
+        if not ends_within(process.pid, BLOCK_S_MAX):
+            process.kill()
+            raise TimeoutError(f"{name} ran for more than {BLOCK_S_MAX:.0f} s")
+        return process.wait()
+
+    def _run_shell(self, commands: str, output: BinaryIO) -> int:
+        assert not BACKGROUND_PYTHON.search(commands), "`$!` would be the pid of the client: start this one for real"
+        process = subprocess.Popen(
+            ["sh", "-e", "-c", commands],
+            cwd=self.path,
+            env=self._environ,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[self._nursery.descriptor],
+        )
+        self._groups.append(process.pid)
+        return process.wait(BLOCK_S_MAX)
 
     def close(self) -> None:
         """End what is still running."""
@@ -129,8 +185,8 @@ class Folder:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Folder]:
-    some = Folder(tmp_path)
+def folder(tmp_path: Path, nursery: Nursery) -> Iterator[Folder]:
+    some = Folder(tmp_path, nursery)
     yield some
     some.close()
 

@@ -26,6 +26,9 @@ MOVING: tuple[Strategy, ...] = ("aimd", "gradient", "vegas")
 
 best = cache(oracle)  # the same for each strategy
 
+# Without a cap two hundred calls are always out, which costs ten times what the others do.
+CHANGING = [(scenario, seed) for scenario in (STEPS, LOCAL_SERVER, WINDOW) for seed in SEEDS] + [(NO_CAP, SEEDS[0])]
+
 each_seed = pytest.mark.parametrize("seed", SEEDS)
 each_strategy = pytest.mark.parametrize("strategy", MOVING)
 each_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.slug)
@@ -43,9 +46,8 @@ def test_a_cap_that_nobody_has_told_yields_80_percent_of_the_oracle_and_2_percen
     assert run.throttled_share <= 0.02
 
 
-@each_seed
 @each_strategy
-@pytest.mark.parametrize("scenario", [STEPS, NO_CAP, LOCAL_SERVER, WINDOW], ids=lambda scenario: scenario.slug)
+@pytest.mark.parametrize(("scenario", "seed"), CHANGING, ids=lambda value: getattr(value, "slug", value))
 def test_what_changes_meanwhile_costs_a_fifth_at_most(scenario: Scenario, strategy: Strategy, seed: int) -> None:
     run = govern(scenario, strategy, seed=seed)
 
