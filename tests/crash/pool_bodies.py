@@ -148,8 +148,8 @@ def keep(size_bytes: int) -> int:
 
 def append_and_unwind(path: str, word: str) -> None:
     """Computes for ever; says what it does when it is told to end."""
-    append(path, word)
     try:
+        append(path, word)
         while True:
             pass
     finally:
