@@ -168,7 +168,7 @@ def test_it_bears_so_many_calls_at_once_and_refuses_one_more(fleet_app: App, env
         callers = [Caller(fleet_app, f"key {n}") for n in range(5)]  # who do not know of each other
         return await asyncio.gather(*(one.ask(base_url) for one in callers), return_exceptions=True)
 
-    with our_model(n_files=1) as model:
+    with our_model(n_files=24) as model:  # so many that the quota is not used up yet
         answers = asyncio.run(ask_beside_each_other(model.environ["OPENAI_BASE_URL"]))
         use = model.use(Caller(fleet_app).used, [])
 
@@ -182,7 +182,7 @@ def test_a_quota_that_is_used_up_is_one_pause_and_the_next_call_is_made_after_it
     del environ
 
     async def ask_twice(caller: Caller, model: Model) -> ChatReply:
-        assert "used up for 0.6 s" in await model.exhaust(at_next_call=True)
+        assert "used up for 0.6 s" in await model.exhaust()
         with pytest.raises(RateLimited):
             await caller.ask(model.environ["OPENAI_BASE_URL"])
         return await caller.ask(model.environ["OPENAI_BASE_URL"])  # waits for its permit, and is the probe
@@ -196,6 +196,30 @@ def test_a_quota_that_is_used_up_is_one_pause_and_the_next_call_is_made_after_it
     assert [pause.calls for pause in use.pauses] == [0]
     assert 0.0 < use.pauses[0].seconds <= 0.6
     assert (use.calls, use.throttled, use.too_many, use.ours) == (2, 1, 0, True)
+
+
+def test_a_quota_that_nobody_uses_up_in_time_is_used_up_with_a_late_call_and_only_once(
+    tmp_path: Path, environ: pytest.MonkeyPatch
+) -> None:
+    del environ
+
+    async def ask(caller: Caller, model: Model) -> str:
+        url = model.environ["OPENAI_BASE_URL"]
+        for _ in range(3):
+            await caller.ask(url)
+        with pytest.raises(RateLimited):  # the fourth of five reviews
+            await caller.ask(url)
+        said = await model.exhaust()
+        await caller.ask(url)
+        return said
+
+    with closing(App(f"sqlite:///{tmp_path}/fleet.db")) as app, our_model(n_files=5) as model:
+        caller = Caller(app)
+        said = asyncio.run(ask(caller, model))
+        use = model.use(caller.used, [])
+
+    assert said == "the model's quota has been used up for 0.6 s"
+    assert (len(use.pauses), use.calls, use.throttled) == (1, 5, 1)
 
 
 def test_the_users_own_endpoint_is_under_the_same_provider_and_nothing_is_made_up(

@@ -169,13 +169,18 @@ class FakeProvider:
         """
         return msgspec.json.decode(self._control("POST", "configure", knobs), type=Knobs)
 
-    def exhaust(self, reset_in_s: float, *, at_next_call: bool = False) -> None:
+    def exhaust(self, reset_in_s: float, *, at_next_call: bool = False, at_call: int = 0) -> None:
         """Use up the window: all calls are refused for so many seconds. 0 makes it whole again.
 
         Args:
             at_next_call: the seconds count from the next call on, so a test is as quick as it likes in making it.
+            at_call: they count from the call that would be the so-manieth to be served.
         """
-        self._control("POST", "exhaust", {"reset_in_s": reset_in_s, "at_next_call": at_next_call})
+        self._control("POST", "exhaust", {"reset_in_s": reset_in_s, "at_call": 1 if at_next_call else at_call})
+
+    def hasten(self) -> bool:
+        """Use up with the next call the window that was to be used up `at_call`; False if it has been, or never was to."""
+        return msgspec.json.decode(self._control("POST", "hasten", {}), type=bool)
 
     def inject(self, fault: Fault, count: int = 1) -> None:
         """Do this to the next `count` calls that would have been served, after those that are in line already."""

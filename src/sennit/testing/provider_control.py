@@ -5,7 +5,8 @@ GET  /control/wait?requests=5&…      the same, as soon as every count is at le
                                      408 after timeout_s, 10 by default
 GET  /control/knobs                  what is turned how
 POST /control/configure              {"rpm": 60, …}
-POST /control/exhaust                {"reset_in_s": 10, "at_next_call": false}; 0 makes the window whole
+POST /control/exhaust                {"reset_in_s": 10, "at_call": 0}; 0 s make the window whole; at_call 1 is the next call
+POST /control/hasten                 with the next call what was to be with a later one; false if nothing was
 POST /control/inject                 {"fault": "status_500", "count": 3}: the next calls that would have been served
 POST /control/reset                  counts from 0, whole limits
 """
@@ -60,7 +61,7 @@ class Exhaust(msgspec.Struct, forbid_unknown_fields=True):
     """Body of /control/exhaust."""
 
     reset_in_s: float
-    at_next_call: bool = False
+    at_call: int = 0
 
 
 class Inject(msgspec.Struct, forbid_unknown_fields=True):
@@ -136,8 +137,10 @@ class Control:
                 _respond(connection, 200, self._server.knobs)
             case ("POST", "/control/exhaust"):
                 exhaust = msgspec.json.decode(request.body, type=Exhaust)
-                self._server.exhaust(exhaust.reset_in_s, at_next_call=exhaust.at_next_call)
+                self._server.exhaust(exhaust.reset_in_s, at_call=exhaust.at_call)
                 _respond(connection, 200, {})
+            case ("POST", "/control/hasten"):
+                _respond(connection, 200, self._server.hasten())
             case ("POST", "/control/inject"):
                 inject = msgspec.json.decode(request.body, type=Inject)
                 self._server.injected.extend([inject.fault] * inject.count)

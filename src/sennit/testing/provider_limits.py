@@ -122,7 +122,7 @@ class Limits:
         self._rates: dict[Dimension, Rate] = {}
         self._minute: Closed | None = None  # only while it refuses longer than it has said
         self._window: Closed | None = None
-        self._used_up_for_s: float | None = None  # with the next call
+        self._later: tuple[float, int] | None = None  # used up for so many seconds, with that call
         self._window_began_s: float | None = None
         self._window_used = 0
         self._admitted = 0
@@ -134,13 +134,24 @@ class Limits:
         changed = (before.minute_s, before.minute) != (knobs.minute_s, knobs.minute)
         self._set_rates(knobs, now_s, changed=changed)
 
-    def exhaust(self, now_s: float, reset_in_s: float, *, at_next_call: bool = False) -> None:
-        """Use up the window, so that it resets in so many seconds; 0 makes it whole again."""
-        self._used_up_for_s = reset_in_s if at_next_call else None
-        if at_next_call:
+    def exhaust(self, now_s: float, reset_in_s: float, *, at_call: int = 0) -> None:
+        """Use up the window, so that it resets in so many seconds; 0 makes it whole again.
+
+        Args:
+            at_call: not now, but with the call that would be the so-manieth to be served.
+        """
+        self._later = (reset_in_s, at_call) if at_call else None
+        if at_call:
             return
         self._window = Closed.at(now_s, reset_in_s, self._knobs.keeps_refusing_s) if reset_in_s else None
         self._window_began_s, self._window_used = None, 0
+
+    def hasten(self) -> bool:
+        """Use up with the next call the window that was to be used up with a later one; False without such a one."""
+        if self._later is None:
+            return False
+        self._later = (self._later[0], 1)
+        return True
 
     def admit(self, now_s: float, *, in_service: int, input_tokens: int, output_tokens: int) -> Refusal | None:
         """Decide about one request that will use so many tokens; None serves it."""
@@ -198,8 +209,8 @@ class Limits:
 
     def _window_refusal(self, now_s: float) -> Refusal | None:
         knobs = self._knobs
-        if self._used_up_for_s is not None:
-            self.exhaust(now_s, self._used_up_for_s)
+        if self._later is not None and self._admitted + 1 >= self._later[1]:
+            self.exhaust(now_s, self._later[0])
         if self._window is not None and now_s >= self._window.opens_s:
             self._window = None
         if self._window is None and knobs.window_requests:

@@ -106,9 +106,13 @@ class ProviderServer:
         if knobs.log_max != before.log_max:
             self.books.log = deque(self.books.log, maxlen=knobs.log_max)
 
-    def exhaust(self, reset_in_s: float, *, at_next_call: bool = False) -> None:
-        """Use up the window; it resets in so many seconds, from now or from the next call on."""
-        self._limits.exhaust(monotonic_s(), reset_in_s, at_next_call=at_next_call)
+    def exhaust(self, reset_in_s: float, *, at_call: int = 0) -> None:
+        """Use up the window; it resets in so many seconds, from now or from that call on."""
+        self._limits.exhaust(monotonic_s(), reset_in_s, at_call=at_call)
+
+    def hasten(self) -> bool:
+        """Do with the next call what was to be done with a later one; False if nothing was."""
+        return self._limits.hasten()
 
     def reset(self) -> None:
         """Count from 0 again, with limits that are whole and no faults in line. What is in service stays in service."""
