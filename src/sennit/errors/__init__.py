@@ -44,6 +44,14 @@
     │  ├─ CircuitOpen                 too many calls have failed; `retry_after_s`
     │  ├─ BudgetExceeded              of a task, thread, handler, provider or the fleet
     │  └─ PermitLost                  its process was taken for dead
+    ├─ AgentError (RuntimeError)      a coding agent's program, by `agent`
+    │  ├─ AgentMissing (LookupError)  it is not installed here
+    │  ├─ AgentUnsupported            this system lacks what supervision needs
+    │  ├─ AgentFailed                 it ended without success; `outcome` says how
+    │  ├─ AgentLimited                its provider refuses calls for now
+    │  ├─ SessionBusy                 another process works on the session
+    │  ├─ OutcomeUnknown              an effect was begun, and nobody knows whether it took place
+    │  └─ WorktreeError               git could not make, merge or remove a worktree
     ├─ BatchError (RuntimeError)      a call through a Batcher, or a subscription
     │  ├─ BatchFailed                 the batch function did not answer each item
     │  ├─ BatcherFull                 as many wait as may
@@ -83,6 +91,16 @@ offline page (docs/reference/errors.md).
 
 from __future__ import annotations
 
+from sennit.errors.agents import (
+    AgentError,
+    AgentFailed,
+    AgentLimited,
+    AgentMissing,
+    AgentUnsupported,
+    OutcomeUnknown,
+    SessionBusy,
+    WorktreeError,
+)
 from sennit.errors.arrays import ArrayGone, ArrayInvalid, ArrayReleased, ArraysExhausted, SharedMemoryFull
 from sennit.errors.base import SennitError, SettingsError, UsageError
 from sennit.errors.batch import BatcherClosed, BatcherFull, BatchError, BatchFailed, SubscriberTooSlow
@@ -161,6 +179,11 @@ from sennit.errors.unwinding import (
 )
 
 __all__ = [
+    "AgentError",
+    "AgentFailed",
+    "AgentLimited",
+    "AgentMissing",
+    "AgentUnsupported",
     "AnswerInvalid",
     "ArrayGone",
     "ArrayInvalid",
@@ -199,6 +222,7 @@ __all__ = [
     "LockOrderError",
     "LockTimeout",
     "OsThreadDeadlock",
+    "OutcomeUnknown",
     "PayloadError",
     "PayloadTooLarge",
     "PermitLost",
@@ -211,6 +235,7 @@ __all__ = [
     "SchemaMismatch",
     "SeedFailed",
     "SennitError",
+    "SessionBusy",
     "SettingsError",
     "SharedMemoryFull",
     "SimulationError",
@@ -236,6 +261,7 @@ __all__ = [
     "UsageError",
     "WorkerCrashed",
     "WorkspaceTooLarge",
+    "WorktreeError",
 ]
 
 # They are known by the name under which they are imported, also in tracebacks and in what pickle stores.

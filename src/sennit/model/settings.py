@@ -131,6 +131,25 @@ class Settings:
         reason="where numpy arrays from 64 KiB on are kept; empty is beside a SQLite file; on several machines, a folder "
         "that all of them mount",
     )
+    agents_max: int = _knob(
+        8,
+        unit="agents",
+        low=1,
+        high=10_000,
+        reason="coding agents of this process at once, of all kinds, and the slots of the queue agents; each takes some 300 MB",
+    )
+    agent_folder: str = _knob(
+        "",
+        unit="",
+        reason="where each run of an agent keeps what it wrote; empty is beside a SQLite file, else .sennit/agents",
+    )
+    agent_keep_s: float = _knob(
+        7 * 86_400.0,
+        unit="s",
+        low=0,
+        high=10 * 365 * 86_400,
+        reason="how long the files of a run are kept after its end",
+    )
     payload_bytes_max: int = _knob(
         1_048_576,
         unit="bytes",
