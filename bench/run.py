@@ -266,6 +266,10 @@ def main(argv: list[str]) -> int:
         import pools  # noqa: PLC0415 - has numpy and the standard pools, which would show in the memory of the others
 
         return pools.main(argv[1:])
+    if argv[:1] == ["agents"]:
+        import agents  # noqa: PLC0415 - as above
+
+        return agents.main(argv[1:])
     options = parse(argv)
     if options.table:
         report = msgspec.json.decode(options.json.read_bytes().splitlines()[-1], type=Report)
