@@ -9,6 +9,7 @@ from __future__ import annotations
 from sennit.testing.provider_knobs import Knobs
 from sennit.testing.provider_limits import Refusal
 from sennit.testing.provider_shapes import Asked, BadRequest, Call, Streamed, event
+from sennit.testing.provider_tools import message_block, message_delta
 
 # Of each status: its type and message.
 ERRORS: dict[int, tuple[str, str]] = {
@@ -44,7 +45,10 @@ class Messages:
         """Return the whole answer."""
         return {
             **_frame(call),
-            "content": [{"type": "text", "text": call.text, "citations": None}],
+            "content": [
+                *([{"type": "text", "text": call.text, "citations": None}] if call.words or not call.tools else []),
+                *(message_block(tool, call.number, at) for at, tool in enumerate(call.tools)),
+            ],
             "stop_reason": _stop_reason(call),
             **_usage(call, call.output_tokens),
         }
@@ -57,18 +61,25 @@ class Messages:
 
         begun = {**_frame(call), "content": [], "stop_reason": None, **_usage(call, 1)}
         head = told("message_start", message=begun)
-        head += told("content_block_start", index=0, content_block={"type": "text", "text": ""}) + told("ping")
+        deltas, tail = [], b""
+        if call.words or not call.tools:
+            head += told("content_block_start", index=0, content_block={"type": "text", "text": ""}) + told("ping")
+            deltas = [
+                told("content_block_delta", index=0, delta={"type": "text_delta", "text": piece})
+                for piece in call.pieces(pieces)
+            ]
+            tail = told("content_block_stop", index=0)
+        for at, tool in enumerate(call.tools):
+            index = at + bool(deltas)
+            block = {**message_block(tool, call.number, at), "input": {}}
+            tail += told("content_block_start", index=index, content_block=block)
+            tail += told("content_block_delta", index=index, delta=message_delta(tool))
+            tail += told("content_block_stop", index=index)
         ended: dict[str, object] = {"delta": {"stop_reason": _stop_reason(call), "stop_sequence": None}}
         if call.with_usage:
             ended["usage"] = {"output_tokens": call.output_tokens}
-        return Streamed(
-            head=head,
-            deltas=[
-                told("content_block_delta", index=0, delta={"type": "text_delta", "text": piece})
-                for piece in call.pieces(pieces)
-            ],
-            tail=told("content_block_stop", index=0) + told("message_delta", **ended) + told("message_stop"),
-        )
+        tail += told("message_delta", **ended) + told("message_stop")
+        return Streamed(head=head, deltas=deltas or [told("ping")], tail=tail)
 
     def error(self, status: int, message: str, *, number: int) -> dict[str, object]:
         """Return the body of an error answer."""
@@ -106,6 +117,8 @@ def _request_id(number: int) -> str:
 
 
 def _stop_reason(call: Call) -> str:
+    if call.tools:
+        return "tool_use"
     return "max_tokens" if call.is_cut else "end_turn"
 
 

@@ -7,11 +7,13 @@ types are what tests hold the shapes to. `usage_limit_reached` is what subscript
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from sennit.testing.provider_headers import duration
 from sennit.testing.provider_knobs import Knobs
 from sennit.testing.provider_limits import Refusal
 from sennit.testing.provider_shapes import Asked, BadRequest, Call, Streamed, event
+from sennit.testing.provider_tools import chat_call, response_item
 
 # Of each status: its type, code and message.
 ERRORS: dict[int, tuple[str, str | None, str]] = {
@@ -101,6 +103,8 @@ class Chat(OpenAI):
     def body(self, call: Call) -> dict[str, object]:
         """Return the whole answer."""
         message: dict[str, object] = {"role": "assistant", "content": call.text, "refusal": None, "annotations": []}
+        if call.tools:
+            message["tool_calls"] = [chat_call(tool, call.number, at) for at, tool in enumerate(call.tools)]
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(call)}
         body: dict[str, object] = {**_chat_frame(call, "chat.completion"), "choices": [choice]}
         if call.with_usage:
@@ -117,7 +121,9 @@ class Chat(OpenAI):
             choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
             return event({**frame, "choices": [choice]})
 
-        tail = chunk({}, _finish(call))
+        calls = [{"index": at, **chat_call(tool, call.number, at)} for at, tool in enumerate(call.tools)]
+        tail = chunk({"tool_calls": calls}) if calls else b""
+        tail += chunk({}, _finish(call))
         if call.usage_in_stream and call.with_usage:
             tail += event({**frame, "choices": [], "usage": _chat_usage(call)})
         return Streamed(
@@ -132,7 +138,7 @@ class Responses(OpenAI):
 
     def body(self, call: Call) -> dict[str, object]:
         """Return the whole answer."""
-        return _response(call, "incomplete" if call.is_cut else "completed", [_item(call)])
+        return _response(call, "incomplete" if call.is_cut else "completed", _items(call))
 
     def stream(self, call: Call, pieces: int) -> Streamed:
         """Return the answer as numbered events."""
@@ -143,6 +149,9 @@ class Responses(OpenAI):
             return event({"type": kind, "sequence_number": next(numbers), **data}, kind)
 
         begun = _response(call, "in_progress", [])
+        if call.tools and not call.words:
+            head = told("response.created", response=begun) + told("response.in_progress", response=begun)
+            return Streamed(head, [self._tools(call, told, 0)], told("response.completed", response=self.body(call)))
         empty_item = {**_item(call), "status": "in_progress", "content": []}
         head = told("response.created", response=begun) + told("response.in_progress", response=begun)
         head += told("response.output_item.added", output_index=0, item=empty_item)
@@ -155,9 +164,23 @@ class Responses(OpenAI):
         tail = told("response.output_text.done", **place, text=call.text, logprobs=[])
         tail += told("response.content_part.done", **place, part=_part(call))
         tail += told("response.output_item.done", output_index=0, item=_item(call))
+        tail += self._tools(call, told, 1)
         kind = "incomplete" if call.is_cut else "completed"
-        tail += told(f"response.{kind}", response=_response(call, kind, [_item(call)]))
+        tail += told(f"response.{kind}", response=_response(call, kind, _items(call)))
         return Streamed(head, deltas, tail)
+
+    def _tools(self, call: Call, told: Callable[..., bytes], first: int) -> bytes:
+        """Return the events of the calls of tools; `first` is the place of the first one in the output."""
+        events = b""
+        for at, tool in enumerate(call.tools):
+            item = response_item(tool, call.number, at)
+            begun = {**item, "arguments": "", "status": "in_progress"}
+            place = {"item_id": item["id"], "output_index": first + at}
+            events += told("response.output_item.added", output_index=first + at, item=begun)
+            events += told("response.function_call_arguments.delta", **place, delta=item["arguments"])
+            events += told("response.function_call_arguments.done", **place, arguments=item["arguments"])
+            events += told("response.output_item.done", output_index=first + at, item=item)
+        return events
 
     def error_event(self, number: int) -> bytes:
         """Return the event of an error after the 200."""
@@ -168,6 +191,8 @@ class Responses(OpenAI):
 
 
 def _finish(call: Call) -> str:
+    if call.tools:
+        return "tool_calls"
     return "length" if call.is_cut else "stop"
 
 
@@ -204,6 +229,11 @@ def _item(call: Call) -> dict[str, object]:
         "role": "assistant",
         "content": [_part(call)],
     }
+
+
+def _items(call: Call) -> list[dict[str, object]]:
+    said = [_item(call)] if call.words or not call.tools else []
+    return [*said, *(response_item(tool, call.number, at) for at, tool in enumerate(call.tools))]
 
 
 def _response(call: Call, status: str, output: list[dict[str, object]]) -> dict[str, object]:

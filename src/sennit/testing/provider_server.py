@@ -26,6 +26,7 @@ from sennit.testing.provider_limits import Limits, Refusal
 from sennit.testing.provider_openai import Chat, Responses
 from sennit.testing.provider_shapes import Answerer, BadRequest, Call, Shape, Streamed, call_of, decode
 from sennit.testing.provider_statistics import CLIENT_CLOSED, Books, ProviderStatistics
+from sennit.testing.provider_tools import ToolCall, split
 
 SHAPES: Final[dict[str, Shape]] = {
     "/v1/chat/completions": Chat(),
@@ -153,7 +154,7 @@ class ProviderServer:
             self.check_key(request)
             asked = decode(request.body)
             shape.check(asked)
-            text = self._text(request.body)
+            text, tools = self._said(request.body)
         except BadRequest as error:
             self._answer(visit, error.status, shape.error(error.status, error.message, number=visit.number))
             return
@@ -164,6 +165,7 @@ class ProviderServer:
             body_bytes=len(request.body),
             created_s=wall_us() // 1_000_000,
             text=text,
+            tools=tools,
         )
         refusal = self._limits.admit(
             visit.arrival_s,
@@ -192,12 +194,12 @@ class ProviderServer:
         if self.knobs.api_key and key != self.knobs.api_key:
             raise BadRequest(401, "")
 
-    def _text(self, body: bytes) -> str:
-        """Return the text to answer, "" when the knobs say it. Raises BadRequest when `answer` raises."""
+    def _said(self, body: bytes) -> tuple[str, tuple[ToolCall, ...]]:
+        """Return the text to answer and the tools to call, "" when the knobs say it. Raises BadRequest when `answer` raises."""
         if self._text_for is None:
-            return ""
+            return "", ()
         try:
-            return self._text_for(msgspec.json.decode(body))
+            return split(self._text_for(msgspec.json.decode(body)))
         except Exception as error:  # of whatever kind: it is whose test this is who is to see it
             raise BadRequest(500, f"answer= of the fake provider raised {type(error).__name__}: {error}") from error
 

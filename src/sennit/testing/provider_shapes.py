@@ -16,11 +16,12 @@ import msgspec
 
 from sennit.testing.provider_knobs import Knobs
 from sennit.testing.provider_limits import Refusal
+from sennit.testing.provider_tools import TOKENS, Said, ToolCall
 
 Api = Literal["chat", "responses", "messages"]
 
-# Given the JSON of a request, of whichever API, it returns the text of the answer.
-Answerer = Callable[[dict[str, Any]], str]
+# Given the JSON of a request, of whichever API, it returns the text of the answer, or the tools that the model calls.
+Answerer = Callable[[dict[str, Any]], Said]
 
 # A rough token of English text is four characters. Source: OpenAI's help page "What are tokens and how to count them".
 BYTES_PER_TOKEN: Final = 4
@@ -58,6 +59,7 @@ class Call(msgspec.Struct, kw_only=True):
 
     Attributes:
         words: the answer, a token each.
+        tools: that it calls, after the words.
         is_cut: it ends where the request allowed no more.
         with_usage: the answer says what was used.  usage_in_stream: and so does its stream (OpenAI's include_usage).
     """
@@ -68,6 +70,7 @@ class Call(msgspec.Struct, kw_only=True):
     created_s: int
     input_tokens: int
     words: tuple[str, ...]
+    tools: tuple[ToolCall, ...] = ()
     is_cut: bool = False
     with_usage: bool = True
     usage_in_stream: bool = False
@@ -75,7 +78,7 @@ class Call(msgspec.Struct, kw_only=True):
     @property
     def output_tokens(self) -> int:
         """Tokens of the answer."""
-        return len(self.words)
+        return len(self.words) + TOKENS * len(self.tools)
 
     @property
     def text(self) -> str:
@@ -148,9 +151,20 @@ def decode(body: bytes) -> Asked:
         raise BadRequest(400, f"We could not parse the JSON body of your request: {error}") from error
 
 
-def call_of(asked: Asked, knobs: Knobs, *, number: int, body_bytes: int, created_s: int, text: str = "") -> Call:
-    """Return the call that answers `asked`: with `text`, else with what the knobs say."""
-    if text or knobs.answer:
+def call_of(
+    asked: Asked,
+    knobs: Knobs,
+    *,
+    number: int,
+    body_bytes: int,
+    created_s: int,
+    text: str = "",
+    tools: tuple[ToolCall, ...] = (),
+) -> Call:
+    """Return the call that answers `asked`: with `text` and `tools`, else with what the knobs say."""
+    if tools:
+        words = tuple(_WORD.findall(text))
+    elif text or knobs.answer:
         words = tuple(_WORD.findall(text or knobs.answer))
     else:
         words = tuple(itertools.islice(itertools.cycle(WORDS), knobs.output_tokens))
@@ -163,6 +177,7 @@ def call_of(asked: Asked, knobs: Knobs, *, number: int, body_bytes: int, created
         created_s=created_s,
         input_tokens=knobs.input_tokens or max(1, body_bytes // BYTES_PER_TOKEN),
         words=words[:most] if is_cut else words,
+        tools=tools,
         is_cut=is_cut,
         usage_in_stream=bool(asked.stream_options and asked.stream_options.include_usage),
     )
