@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from decimal import Decimal
 from functools import partial
@@ -17,11 +17,11 @@ from psycopg.rows import dict_row
 
 from sennit.errors import StoreError, UsageError
 from sennit.model.lifecycle import State
-from sennit.model.task import LogLine, Succeeded, TaskSpec
+from sennit.model.task import Failed, LogLine, Succeeded, TaskSpec
 from sennit.store.operations import Beside
 from sennit.store.postgres import PostgresStore
 from sennit.sync.ack import Ack
-from sennit.testing.contract_tools import Rig, got, running_loop
+from sennit.testing.contract_tools import BOOM, Rig, got, running_loop
 
 
 class PostgresRig(Rig):
@@ -325,6 +325,52 @@ def test_an_order_that_was_served_in_a_batch_that_is_run_again_is_not_lost(new_r
     got(acks[2])
     rig.put()
     rig.heard.wait_for(lambda: len(rig.heard.claimed) == 3)
+
+
+def test_an_order_is_served_that_came_just_before_a_batch_that_is_run_again(
+    new_rig: Callable[..., PostgresRig],
+) -> None:
+    rig = new_rig()
+    ended, ready = rig.start(), rig.put()
+    refused = rig.spec(key="k", delay_us=2**63 - 1)
+    orders = iter([{"q": 1}])
+
+    def order(*_: object) -> None:
+        for want in orders:  # the first time, from another OS thread as it were; its own call is behind this batch
+            rig.store.finish([Failed(ended.claim, BOOM)], want=want)
+
+    acks = in_one_batch(rig.store, lambda: rig.store.put(order), lambda: rig.store.submit([refused]))
+
+    got(acks[0])
+    with pytest.raises(StoreError):
+        got(acks[1])
+    rig.heard.wait_for(lambda: has_claimed(rig, ready))
+
+
+def test_an_order_is_served_that_comes_while_the_order_is_taken(
+    new_rig: Callable[..., PostgresRig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is ready wants a permit: a transaction that shares the pen passes it on, if it knows the order to be new."""
+    rig = new_rig()
+    rig.provider()
+    rig.store.want("q", 1)
+    rig.hear_all()  # behind it all know that there is room in this queue, and need not be told
+    plain = rig.put()
+    rig.heard.wait_for(lambda: has_claimed(rig, plain))
+    ready = rig.put(provider="p")
+    rig.hear_all()
+    order = rig.store._desk.order
+    take, orders = order.take, iter([1])
+
+    def taken(queues: Iterable[str] | None) -> dict[str, int]:
+        for n in orders:
+            rig.store.want("q", n)
+        return take(queues)
+
+    monkeypatch.setattr(order, "take", taken)
+    got(rig.store.put(Beside(lambda *_: None)))
+
+    rig.heard.wait_for(lambda: has_claimed(rig, ready))
 
 
 def test_a_task_that_a_process_died_about_to_take_is_taken_by_another(

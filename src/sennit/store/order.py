@@ -3,7 +3,8 @@
 Anybody raises it; the writer serves it inside a transaction, and what it took counts only once that is committed.
 
     add ─► wanted ──take──► (transaction) ──┬─ committed: put_back what is left
-                                            └─ rolled back: put_back all of it
+                                            ├─ rolled back: put_back all of it
+                                            └─ run again: restore, so that the second run finds it as the first did
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Order:
         self._lock = threading.Lock()
         self._wanted: Counter[str] = Counter()
         self._fresh: set[str] = set()  # raised since it was last served
+        self._was_fresh: frozenset[str] = frozenset()  # when it was last taken
         self._ahead: dict[str, int] = {}  # how many are to be held beyond it
         self._ever_ahead: set[str] = set()
 
@@ -57,6 +59,7 @@ class Order:
         """Return and remove what is wanted of `queues` and of those raised since; None is all queues."""
         with self._lock:
             candidates = set(self._wanted) if queues is None else self._fresh.union(queues)
+            self._was_fresh = frozenset(self._fresh)
             self._fresh.clear()
             return {q: n for q in candidates if (n := self._wanted.pop(q, 0)) > 0}
 
@@ -65,6 +68,12 @@ class Order:
         """The queues of which more is wanted since it was last served."""
         with self._lock:
             return set(self._fresh)
+
+    @property
+    def was_fresh(self) -> frozenset[str]:
+        """The queues of which more was wanted, when it was last taken, than when it was served before."""
+        with self._lock:
+            return self._was_fresh
 
     @property
     def wanting(self) -> set[str]:
@@ -89,3 +98,10 @@ class Order:
         """Return what was taken and not served."""
         with self._lock:
             self._wanted.update(left)
+
+    def restore(self, *taken: Mapping[str, int]) -> None:
+        """Have it as it was before it was last taken: what was fresh is so again, or the second run would pass it over."""
+        with self._lock:
+            for part in taken:
+                self._wanted.update(part)
+            self._fresh |= self._was_fresh

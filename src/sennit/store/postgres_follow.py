@@ -1,9 +1,9 @@
-"""Following what is logged, on PostgreSQL: who follows has a row, and who has written lines rings it after the commit.
+"""Following what is logged and said of agents, on PostgreSQL: who follows has a row, and is rung after the commit.
 
-    sennit_meta `follow:ADDRESS` = until when        log ─► commit ─► ring ─► the follower looks, and sleeps again
+    sennit_meta `follow:ADDRESS` = until when        log, note ─► commit ─► ring ─► the follower looks, and sleeps again
 
-Nobody follows, the usual case: writing lines costs one look at a table of ten rows. The row is a lease, so that a follower
-that was killed is not rung for ever.
+Nobody follows, the usual case: writing lines costs one look at a table of ten rows, and a note of an agent sends that look
+along with itself, without a round trip more. The row is a lease, so that a follower that was killed is not rung for ever.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ if TYPE_CHECKING:
     from sennit.store.postgres import PostgresStore
 
 LEASE_S: Final = 60.0
+NEWS: Final = 255  # any hint: a ring without one wakes nobody
 _WRITE: Final = """
 INSERT INTO sennit_meta (name, value) VALUES ('follow:' || ?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value
 """
 _FORGET: Final = "DELETE FROM sennit_meta WHERE name = 'follow:' || ? OR (starts_with(name, 'follow:') AND value < ?)"
-_ALL: Final = "SELECT substr(name, 8) FROM sennit_meta WHERE starts_with(name, 'follow:') AND value >= ?"
+FOLLOWERS: Final = (
+    "SELECT substr(name, 8) FROM sennit_meta WHERE starts_with(name, 'follow:') AND value >= sennit_time()"
+)
 
 
-def followers(connection: Connection, now_us: int) -> list[str]:
-    """Return the addresses of those who follow."""
-    return [address for (address,) in connection.execute(_ALL, (now_us,)).fetchall()]
+def followers(connection: Connection) -> list[str]:
+    """Return the addresses of those who follow, in a transaction that writes."""
+    return [address for (address,) in connection.execute(FOLLOWERS).fetchall()]
 
 
 class Follower:
-    """Wakes when somebody has logged, from the moment of `with` on.
+    """Wakes when somebody has logged, or said how an agent is, from the moment of `with` on.
 
     Args:
         ears: of its own.
@@ -73,7 +76,7 @@ class Follower:
         self._rung.set()
 
     def wait(self) -> None:
-        """Sleep until somebody has logged, or `wake` was called, since the last call."""
+        """Sleep until somebody has logged, or said how an agent is, or `wake` was called, since the last call."""
         while not self._rung.wait(LEASE_S / 2):
             self._write()
         self._rung.clear()

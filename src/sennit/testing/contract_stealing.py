@@ -118,6 +118,18 @@ class StealingContract:
         assert task.permit is not None
         assert (rig.number(State.RUNNING), rig.number(State.READY)) == (2, 4)
 
+    def test_nothing_stands_before_them_when_the_order_comes_after_all_is_quiet(self, rig: Rig) -> None:
+        rig.provider("p", parallel=10)
+        put_all(rig, 4)
+        hold(rig, slots=1, n_ahead=8)
+        first = rig.put(provider="p", priority=Priority.HIGH)
+        rig.hear_all()
+
+        (task,) = take(rig, 1)
+
+        assert task.id == first
+        assert rig.number(State.READY) == 3
+
     def test_a_task_of_a_route_is_not_claimed_ahead_also_by_a_worker_that_may_run_it(
         self, open_rig: Callable[..., Rig]
     ) -> None:
