@@ -9,6 +9,7 @@ import pytest
 
 from sennit.store.postgres import PostgresStore
 from sennit.store.postgres_wire import adapt
+from sennit.store.sql import statements
 
 WAITING = 20_000
 HOT = ("sennit_task", "sennit_ready", "sennit_running", "sennit_waiting", "sennit_edge", "sennit_turn", "sennit_permit")
@@ -73,6 +74,10 @@ IDS = f"ARRAY[{WAITING}, {WAITING - 1}]::bigint[]"
         ("SELECT * FROM sennit_claim(7, 'q', 10, 32)", "sennit_running_ahead"),
         (f"SELECT * FROM sennit_finish({IDS}, '{{1,1}}', ARRAY['','']::bytea[], 1, 1)", "sennit_running_pkey"),
         (f"SELECT * FROM sennit_save_steps({IDS}, '{{1,1}}', '{{a,b}}', ARRAY['','']::bytea[])", "sennit_running_pkey"),
+        (
+            f"SELECT * FROM sennit_note_agents({IDS}, '{{1,1}}', '{{done,idle}}', '{{0,1}}', ARRAY['','']::bytea[])",
+            "sennit_running_pkey",
+        ),
         (f"SELECT sennit_must_hold({IDS}, '{{1,1}}')", "sennit_running_pkey"),
         (f"SELECT sennit_hold_tasks({IDS}, {IDS})", "sennit_task_pkey"),
         (f"SELECT sennit_hold_threads({IDS}, '{{t}}')", "sennit_task_pkey"),
@@ -97,3 +102,28 @@ def test_a_submit_with_parents_in_a_thread_goes_by_indexes(plans: Plans) -> None
 
     assert "sennit_task_pkey" in told, told
     assert [line for line in told.splitlines() if any(f"Seq Scan on {table}" in line for table in HOT)] == []
+
+
+LOOKS = [
+    ("agent", 1, ("sennit_agent_pkey", "sennit_task_pkey")),
+    ("agent", 2, ("sennit_agent_open", "sennit_task_pkey")),
+    ("agent", 3, ("sennit_agent_pkey", "sennit_task_pkey")),
+    ("prune", 0, ("sennit_task_done", "sennit_task_pkey", "sennit_agent_pkey")),
+]
+
+
+def test_a_reader_too_finds_agents_and_their_tasks_by_index_whatever_the_statistics_say(plans: Plans) -> None:
+    connection = plans.connection
+    values = {"before_id": 2**62, "n": 100, "ended": 1, "before_us": 2**62}
+    agents = """INSERT INTO sennit_agent (task_id, attempt, status, is_kept, info)
+                SELECT id, 1, CASE WHEN id % 100 = 0 THEN 'working' ELSE 'done' END, id % 7 / 6, '' FROM sennit_task"""
+
+    for step in (f"ANALYZE sennit_agent; {agents}", "ANALYZE"):
+        connection.execute(step.encode())
+        for operation, n, uses in LOOKS:
+            parameters = (b"[1, 2, 3]",) if (operation, n) == ("agent", 3) else values
+            found = connection.execute(f"EXPLAIN {statements(operation)[n].postgres}".encode(), parameters).fetchall()
+            plan = "\n".join(line for (line,) in found)
+
+            assert [index for index in uses if index not in plan] == [], (step, plan)
+            assert "Seq Scan on sennit_task" not in plan, (step, plan)

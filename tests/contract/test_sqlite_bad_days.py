@@ -305,6 +305,7 @@ def test_tasks_that_ran_when_the_schema_was_older_are_finished(tmp_path: Path) -
         rig = Rig(store, loop)
         claimed = rig.start()
     with closing(sqlite3.connect(path)) as file, file:
+        file.execute("DROP TABLE sennit_agent")
         file.execute("DROP INDEX sennit_running_ahead")
         file.execute("ALTER TABLE sennit_running DROP COLUMN is_ahead")
         file.execute("PRAGMA user_version = 5")

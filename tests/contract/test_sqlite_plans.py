@@ -129,7 +129,19 @@ GUARDS: Final = (
     Guard("entry", 16, (RANGE,)),
     Guard("entry", 3, ("SEARCH c USING PRIMARY KEY (handler=? AND key=?)", f"SEARCH t USING {BY_ID}")),
     Guard("entry", 5, ("INDEX sennit_cache_tag_key (handler=? AND key=?)",)),
-    Guard("prune", 0, ("INDEX sennit_task_done (done_us<?)", "SEARCH e USING PRIMARY KEY (parent=?)")),
+    Guard(
+        "agent",
+        1,
+        ("SEARCH a USING INTEGER PRIMARY KEY (rowid<?)", f"SEARCH t USING {BY_ID}", f"SEARCH r USING {BY_ID}"),
+    ),
+    Guard("agent", 2, ("SEARCH a USING INDEX sennit_agent_open (task_id<?)", f"SEARCH t USING {BY_ID}")),
+    Guard("agent", 3, (f"SEARCH a USING {BY_ID}", f"SEARCH t USING {BY_ID}", f"SEARCH r USING {BY_ID}")),
+    Guard("agent", 5, (f"SEARCH sennit_agent USING {BY_ID}",)),
+    Guard(
+        "prune",
+        0,
+        ("INDEX sennit_task_done (done_us<?)", "SEARCH e USING PRIMARY KEY (parent=?)", f"SEARCH a USING {BY_ID}"),
+    ),
     Guard("prune", 1, ("INDEX sennit_edge_child (child=?)",)),
     Guard("prune", 4, ("SEARCH sennit_log USING INDEX sennit_log_task (task_id=?)",)),
 )
@@ -174,6 +186,7 @@ def fill_around(connection: sqlite3.Connection) -> None:
             FROM sennit_task WHERE id <= 1000;
         INSERT INTO sennit_budget (scope, key, tokens_max, cost_nano_max, on_exceeded)
           SELECT 'task', id, 10, 0, 'fail' FROM sennit_task WHERE id % 10 = 0;
+        INSERT INTO sennit_agent SELECT id, 1, CASE WHEN id % 100 THEN 'done' ELSE 'working' END, id % 7 = 0, '{}' FROM sennit_task;
         INSERT INTO sennit_attempt SELECT id, 1, 'failed', 1, id, id, NULL FROM sennit_task;
         INSERT INTO sennit_log (task_id, attempt, at_us, level, text) SELECT id % 100, 1, id, 'info', '' FROM sennit_task;
         """
@@ -193,7 +206,9 @@ def database(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
                 "INSERT INTO sennit_permit (id, provider, model, worker_id, priority, tokens, since_us) "
                 "VALUES (1, 'p', '', 1, 1, 1, 1)"
             )
+            connection.execute("INSERT INTO sennit_agent VALUES (1, 1, 'done', 0, '')")
             connection.execute("ANALYZE")
+            connection.execute("DELETE FROM sennit_agent")
             connection.execute("DELETE FROM sennit_ready")
             connection.execute("DELETE FROM sennit_edge")
             connection.execute("DELETE FROM sennit_timer")

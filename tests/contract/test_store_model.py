@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from sennit.model.admission import Entry
+from sennit.model.agent import AgentStatus, AgentView
 from sennit.model.task import Parked, Succeeded
 from sennit.model.thread import CONFIG, STATE, Answer, AskSpec, AskState, AskView, Decision, StateView, StateWrite
 from sennit.store.protocol import Store
@@ -22,6 +23,7 @@ from tests.contract.stores_side_by_side import QUEUES, THREADS, StoresMachine, a
 
 ALL_STATES: tuple[AskState, ...] = ("open", "answered", "denied", "expired", "void")
 KEYS, EVENT_KEYS = "abc", "12"
+STATUSES: tuple[AgentStatus, ...] = ("starting", "working", "waiting", "idle", "done", "failed")
 
 entries = st.builds(
     Entry,
@@ -167,11 +169,32 @@ class ThreadsMachine(StoresMachine):
     def signal(self, process: int, event_key: str, payload: bytes) -> None:
         self.both(process, lambda store: store.signal("paid", event_key, payload))
 
+    # ------------------------------------------------------------ agents
+
+    @precondition(lambda self: self.claims)
+    @rule(process=st.integers(0, 1), n=pick, status=st.sampled_from(STATUSES), worktree=st.sampled_from(["", "", "/w"]))
+    def note_agent(self, process: int, n: int, status: AgentStatus, worktree: str) -> None:
+        claim = self.claims[-1 - n % len(self.claims)]
+        view = AgentView(task_id=claim.task_id, agent="h", status=status, worktree=worktree)
+        self.both(process, lambda store: store.note_agent(claim, view))
+
+    @precondition(lambda self: self.ids)
+    @rule(process=st.integers(0, 1), n=pick)
+    def release_agent(self, process: int, n: int) -> None:
+        task_id = self.ids[n % len(self.ids)]
+        self.both(process, lambda store: store.release_agent(task_id))
+
     # ------------------------------------------------------------ what always holds
 
     @invariant()
     def both_have_the_same_questions(self) -> None:
         agree(*([asked(view) for view in all_asks(store)] for store in self.pairs[0]))
+
+    @invariant()
+    def both_show_the_same_agents(self) -> None:
+        self.both(0, lambda store: store.agents(limit=10**6))
+        self.both(0, lambda store: store.agents(live=True, limit=2))
+        self.both(0, lambda store: store.agent_counts())
 
     @invariant()
     def both_remember_the_same(self) -> None:

@@ -202,6 +202,9 @@ class Desk(Reception):
         if rows:
             connection.executemany(_COUNT, rows)
 
+    def has_noted(self) -> None:
+        """The view of an agent was stored in this transaction: tell those who follow, where they do not see commits."""
+
     def _leave_word(self, connection: Connection, effects: list[Effects]) -> int:
         """Note attempts that were stopped: ours are told after the commit, those of others through their row."""
         others: dict[int, list[Claim]] = {}

@@ -37,7 +37,7 @@ from sennit.model.task import (
     WorkerInfo,
 )
 from sennit.store import memory_look as look
-from sennit.store.memory_lock_face import LockFace
+from sennit.store.memory_agents import AgentFace
 from sennit.store.memory_locks import Fences
 from sennit.store.memory_prune import prune
 from sennit.store.memory_seats import Database, Worker
@@ -49,7 +49,7 @@ from sennit.sync.ack import Ack
 from sennit.sync.clock import NowUs, steady_clock, uptime_us, wall_us
 
 
-class MemoryStore(LockFace):
+class MemoryStore(AgentFace):
     """One process's connection to a store in memory; `connect` makes further ones on the same data.
 
     For tests. Time passes in it only for who fires: without a worker nobody does, and what waits for a time waits on.

@@ -26,7 +26,12 @@ def prune(rows: Rows, *, before_us: int, limit: int) -> int:
 
 
 def _is_needed(rows: Rows, row: Row) -> bool:
-    """True while a live task needs this one's result: it depends on it, or submitted it and may run again."""
+    """True while a live task needs this one's result: it depends on it, or submitted it and may run again.
+
+    And while a worktree of its agent is there: nobody else knows where it lies.
+    """
+    if row.agent is not None and row.agent.worktree:
+        return True
     submitter = None if row.spec.parent_id is None else rows.tasks.get(row.spec.parent_id)
     if submitter is not None and submitter.state.live:
         return True

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sennit.model.agent import AgentView
 from sennit.model.lifecycle import State
 from sennit.model.order import Priority
 from sennit.model.task import AttemptView, Claim, ErrorInfo, LogLine, TaskSpec
@@ -56,6 +57,7 @@ class Row:
     steps: dict[str, bytes] = field(default_factory=dict)
     attempts: list[AttemptView] = field(default_factory=list)
     logs: list[LogLine] = field(default_factory=list)
+    agent: AgentView | None = None
 
     @property
     def claim(self) -> Claim:

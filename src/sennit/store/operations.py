@@ -10,9 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sennit.errors import LeaseLost
+from sennit.model.agent import AgentView
 from sennit.model.task import Claim, Ending, TaskSpec
+from sennit.store.agent_views import noted
 from sennit.store.database import Connection
 from sennit.store.effects import Effects
+from sennit.store.moves import agent
 from sennit.store.moves import finish as finishes
 from sennit.store.moves.submit import submit
 
@@ -73,15 +76,33 @@ class SaveStep:
     def __init__(self, desk: Desk, claim: Claim, key: str, result: bytes) -> None:
         self.desk = desk
         self.claim = claim
-        self.key = key
-        self.result = result
+        self.row = (*claim, key, result)
 
     def __call__(self, connection: Connection, effects: Effects) -> bool:
         """Keep its result if the attempt is still held."""
         if not self.desk.still_held(connection, self.claim):
             effects.counts["refused"] += 1
             return False
-        connection.execute(_SAVE, (self.claim.task_id, self.key, self.result))
+        task_id, _, key, result = self.row
+        connection.execute(_SAVE, (task_id, key, result))
+        return True
+
+
+class NoteAgent:
+    """An attempt says how its agent is."""
+
+    def __init__(self, desk: Desk, claim: Claim, view: AgentView) -> None:
+        self.desk = desk
+        self.claim = claim
+        self.row = noted(claim, view)
+
+    def __call__(self, connection: Connection, effects: Effects) -> bool:
+        """Keep that if the attempt is still held."""
+        if not self.desk.still_held(connection, self.claim):
+            effects.counts["refused"] += 1
+            return False
+        agent.note(connection, self.row)
+        self.desk.has_noted()
         return True
 
 

@@ -33,7 +33,7 @@ from sennit.store.moves.submit import submit
 from sennit.store.operations import Beside
 from sennit.store.postgres_desk import PostgresDesk
 from sennit.store.postgres_ears import ANSWER_S, PROBE_S, PostgresEars
-from sennit.store.postgres_follow import Follower, followers
+from sennit.store.postgres_follow import NEWS, Follower, followers
 from sennit.store.postgres_hot import HotWriter
 from sennit.store.postgres_migrate import migrate
 from sennit.store.postgres_server import PEN, PostgresServer, explain
@@ -171,13 +171,13 @@ class PostgresStore(RowStore):
         rows = [(line.task_id, line.attempt, line.at_us, line.level, _kept(line.text)) for line in lines]
         addresses: list[str] = []
 
-        def operation(connection: Connection, effects: Effects) -> None:
+        def operation(connection: Connection, _: Effects) -> None:
             connection.executemany(_LOG, rows)
-            addresses[:] = followers(connection, effects.now_us)
+            addresses[:] = followers(connection)
 
         def ring(written: Ack[None]) -> None:
             if written.succeeded and addresses:
-                self.ears.ring(addresses, 0)
+                self.ears.ring(addresses, NEWS)
 
         ack = self._writer.put(Beside(operation))
         ack.add_done_callback(ring)
@@ -189,7 +189,7 @@ class PostgresStore(RowStore):
         self._desk.on_commit = on_commit
 
     def follow(self) -> Follower:
-        """Return who wakes when somebody has logged."""
+        """Return who wakes when somebody has logged, or said how an agent is."""
         return Follower(self, self._new_ears(self._server, self.live))
 
     # ------------------------------------------------------------ handing in

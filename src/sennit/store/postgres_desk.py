@@ -24,6 +24,7 @@ from sennit.store.desk import Desk, Prepared
 from sennit.store.effects import Effects
 from sennit.store.moves import finish as finishes
 from sennit.store.operations import Beside
+from sennit.store.postgres_follow import NEWS, followers
 from sennit.store.wakeup import Hint
 from sennit.store.writer import Settled
 from sennit.sync.ack import LoopCall
@@ -62,11 +63,12 @@ class PostgresDesk(Desk):
         self._doubted: list[Claim] = []
         self._threaded: dict[int, bool] = {}
         self._ended_here: dict[int, Outcome] = {}
-        self._fresh: set[str] = set()
+        self._fresh: frozenset[str] = frozenset()
         self._for_others: set[str] = set()
         self._must_look = False  # another transaction must follow that has the pen to itself
         self._ready_n: Counter[str] = Counter()
         self._blocked = False
+        self._has_noted = False
 
     # ------------------------------------------------------------ alone
 
@@ -75,6 +77,8 @@ class PostgresDesk(Desk):
             effects.append(again := self.effects())
             finishes.finish(connection, again, [GivenBack(claim) for claim in self._doubted])
         super().before_commit(connection, effects)
+        if self._has_noted:
+            self.ring_followers(followers(connection))
         if self.members.worker is not None:
             self._forget_what_was_said(effects)
             self._pass_on(connection)
@@ -107,6 +111,14 @@ class PostgresDesk(Desk):
         if not self.members.is_worker:
             return frozenset()
         return frozenset(q for q, n in self._left.items() if n > 0) | self.order.wanting
+
+    def has_noted(self) -> None:
+        self._has_noted = True
+
+    def ring_followers(self, addresses: list[str]) -> None:
+        """Have those look who follow what is logged and said of agents."""
+        if addresses:
+            self._rings.append((NEWS, addresses))
 
     def _pass_on(self, connection: Connection) -> None:
         """After this process was rung for tasks: ring others for what it leaves, and have itself rung no more for nothing."""
@@ -201,7 +213,8 @@ class PostgresDesk(Desk):
         if len(self._threaded) > _KINDS_MAX:
             self._threaded = dict(list(self._threaded.items())[-_KINDS_MAX // 2 :])
         self._says, self._ended_here, self._for_others, self._must_look = None, {}, set(), False
-        self._ready_n, self._blocked, self._fresh, self._was_rung = Counter(), False, set(), False
+        self._has_noted = False
+        self._ready_n, self._blocked, self._fresh, self._was_rung = Counter(), False, frozenset(), False
         return super()._forget()
 
     # ------------------------------------------------------------ side by side
@@ -230,8 +243,8 @@ class PostgresDesk(Desk):
         """Return what is wanted of each queue; it counts as taken."""
         if not self.members.is_worker:
             return {}
-        self._fresh = self.order.fresh
         self._taken = self.order.take(None)
+        self._fresh = self.order.was_fresh
         return self._taken
 
     def became_ready(self, queue: str, n: int) -> None:
@@ -300,8 +313,7 @@ class PostgresDesk(Desk):
 
     def begin_again(self) -> None:
         """The transaction was undone, and is run again alone."""
-        self.order.put_back(self._taken)
-        self.order.put_back(self._straight)
+        self.order.restore(self._taken, self._straight)
         self.members.after_rollback()
         self._watches.after_rollback()
         self.callers.after_rollback()

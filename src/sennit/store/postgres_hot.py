@@ -1,6 +1,6 @@
 """The plain case of many operations at once, side by side with other writers.
 
-    BEGIN, pen (shared) ─► threads ─► steps ─► submits ─► ends ─► what touches nobody else ─► claims ─► COMMIT
+    BEGIN, pen (shared) ─► threads ─► steps, notes ─► submits ─► ends ─► what touches nobody else ─► claims ─► COMMIT
           └────────────── one round trip, as far as nobody has to ask in between ──────────────┘    one more
 
 What is plain is said by `takes`, and by the functions of sql/postgres/migrations/0006_hot.sql, which know more: when one of
@@ -25,9 +25,10 @@ from sennit.model.order import ready_us
 from sennit.model.task import Claimed, Outcome, Succeeded, TaskSpec
 from sennit.store.effects import Effects
 from sennit.store.moves.submit import is_fan_out
-from sennit.store.operations import AddChildren, Beside, Finish, Look, SaveStep, Submit
+from sennit.store.operations import AddChildren, Beside, Finish, Look, NoteAgent, SaveStep, Submit
 from sennit.store.postgres_arrays import blobs, numbers, texts
 from sennit.store.postgres_desk import PostgresDesk
+from sennit.store.postgres_follow import FOLLOWERS
 from sennit.store.postgres_server import PostgresServer
 from sennit.store.postgres_wire import Undecided, Unplaced, Wire
 from sennit.store.wakeup import Hint
@@ -47,6 +48,8 @@ _SUBMIT: Final = f"SELECT * FROM sennit_submit({', '.join(f'%s::{kind}[]' for ki
 _RANGE: Final = "SELECT sennit_submit_range(%s, %s, %s, %s, %s::bytea[], %s, %s, %s)"
 _FINISH: Final = "SELECT * FROM sennit_finish(%s::bigint[], %s::bigint[], %s::bytea[], %s, %s)"
 _STEPS: Final = "SELECT * FROM sennit_save_steps(%s::bigint[], %s::bigint[], %s::text[], %s::bytea[])"
+_NOTES: Final = "SELECT * FROM sennit_note_agents(%s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::bytea[])"
+_SAVES: Final[tuple[tuple[type[SaveStep | NoteAgent], str], ...]] = ((SaveStep, _STEPS), (NoteAgent, _NOTES))
 _CLAIM: Final = "SELECT * FROM sennit_claim(%s, %s, %s, %s)"
 _HOLD: Final = "SELECT sennit_must_hold(%s::bigint[], %s::bigint[])"
 _LOCK: Final = "SELECT sennit_hold_tasks(%s::bigint[], %s::bigint[])"
@@ -66,7 +69,8 @@ class NotPlain(Exception):
 class Sent(NamedTuple):
     """What is on its way to the server, to be read in this order."""
 
-    steps: Any
+    saved: list[tuple[Any, list[tuple[SaveStep | NoteAgent, Any]]]]
+    followers: Any
     submits: Any
     ends: Any
 
@@ -144,7 +148,7 @@ class HotWriter(Writer[Effects]):
                 return all(map(self._is_plain, specs))
             case Look():
                 return self._desk.hears & Hint.DONE != 0 and self._desk.members.worker is not None
-            case SaveStep() | Beside():
+            case SaveStep() | NoteAgent() | Beside():
                 return True
             case _:
                 return False
@@ -181,17 +185,19 @@ class HotWriter(Writer[Effects]):
         self, connection: psycopg.Connection[Any], todo: list[Item], settled: list[Settled], all_effects: list[Effects]
     ) -> None:
         desk, wire = self._desk, self._wire
-        steps = [(op, ack) for op, ack in todo if isinstance(op, SaveStep)]
+        saves = [(op, ack) for op, ack in todo if isinstance(op, (SaveStep, NoteAgent))]
         submits = [(op, ack) for op, ack in todo if isinstance(op, (Submit, AddChildren))]
         ends = [(op, ack) for op, ack in todo if isinstance(op, Finish)]
         others = [(op, ack) for op, ack in todo if isinstance(op, Beside)]
         wire.send_begin()
         effects = desk.effects_at(0)
-        sent = self._send(connection, steps, submits, ends, effects)
+        sent = self._send(connection, saves, submits, ends, effects)
         claims = [] if others else self._send_claims(connection, is_fresh=bool(submits))
         wire.wait_for_answers()
         effects.now_us = wire.read_begin()
-        settled += self._read_steps(sent.steps, steps)
+        settled += self._read_saved(sent.saved)
+        if sent.followers is not None:
+            desk.ring_followers([address for (address,) in sent.followers.fetchall()])
         settled += self._read_submits(sent.submits, submits, ends, effects)
         settled += self._read_ends(sent.ends, ends, effects)
         all_effects.append(effects)
@@ -209,7 +215,7 @@ class HotWriter(Writer[Effects]):
     def _send(
         self,
         connection: psycopg.Connection[Any],
-        steps: Sequence[tuple[SaveStep, Any]],
+        saves: Sequence[tuple[SaveStep | NoteAgent, Any]],
         submits: Sequence[tuple[Submit | AddChildren, Any]],
         ends: Sequence[tuple[Finish, Any]],
         effects: Effects,
@@ -238,10 +244,13 @@ class HotWriter(Writer[Effects]):
             rows = [(i, w.thread_id, w.name, w.expected, w.data, w.operation_id) for i, w in writes]
             keep = max(1, self._desk.state_versions)
             connection.execute(_WRITES, [*(list(column) for column in zip(*rows, strict=True)), keep])
-        sent_steps = None
-        if steps:
-            saved = [(op.claim.task_id, op.claim.attempt, op.key, op.result) for op, _ in steps]
-            sent_steps = connection.execute(_STEPS, [list(column) for column in zip(*saved, strict=True)])
+        sent_saves = [
+            (connection.execute(sql, [list(column) for column in zip(*(op.row for op, _ in ops), strict=True)]), ops)
+            for kind, sql in _SAVES
+            if (ops := [(op, ack) for op, ack in saves if isinstance(op, kind)])
+        ]
+        notes = any(isinstance(op, NoteAgent) for op, _ in saves)
+        sent_followers = connection.execute(FOLLOWERS) if notes else None
         loose: list[TaskSpec] = []
         for specs in batches:
             if len(specs) > 1 and is_fan_out(specs) and len({(s.options, s.crashes_max) for s in specs}) == 1:
@@ -256,7 +265,7 @@ class HotWriter(Writer[Effects]):
                 numbers(c.task_id for c in claims), numbers(c.attempt for c in claims), blobs(e.result for e in endings)
             )  # fmt: skip
             sent_ends = connection.execute(_FINISH, (*columns, len(threaded), self._shard))
-        return Sent(sent_steps, sent_submits, sent_ends)
+        return Sent(sent_saves, sent_followers, sent_submits, sent_ends)
 
     def _send_range(self, connection: psycopg.Connection[Any], specs: Sequence[TaskSpec], effects: Effects) -> None:
         first = specs[0]
@@ -300,16 +309,15 @@ class HotWriter(Writer[Effects]):
     # ------------------------------------------------------------ reading what came back
 
     @staticmethod
-    def _read_steps(sent: Any, steps: Sequence[tuple[SaveStep, Any]]) -> list[Settled]:
-        if sent is None:
-            return []
-        held = set(sent.fetchall())
+    def _read_saved(saved: Sequence[tuple[Any, list[tuple[SaveStep | NoteAgent, Any]]]]) -> list[Settled]:
         settled: list[Settled] = []
-        for op, ack in steps:
-            kept = (op.claim.task_id, op.claim.attempt) in held
-            if not kept:
-                op.desk.refused += 1
-            settled.append((ack, kept, None))
+        for sent, ops in saved:
+            held = set(sent.fetchall())
+            for op, ack in ops:
+                kept = op.row[:2] in held
+                if not kept:
+                    op.desk.refused += 1
+                settled.append((ack, kept, None))
         return settled
 
     def _read_submits(

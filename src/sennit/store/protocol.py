@@ -28,6 +28,7 @@ from sennit.model.task import (
     TaskView,
     WorkerInfo,
 )
+from sennit.store.protocol_agents import AgentStore
 from sennit.store.protocol_locks import LockStore
 from sennit.store.protocol_providers import ProviderStore
 from sennit.store.protocol_threads import ThreadStore
@@ -54,7 +55,7 @@ class Listener(Protocol):
 
 
 @runtime_checkable
-class Store(ThreadStore, ProviderStore, LockStore, Protocol):
+class Store(ThreadStore, ProviderStore, LockStore, AgentStore, Protocol):
     """A durable backend. `testing.contract.StoreContract` runs against SQLite, memory and anybody's own."""
 
     url: str
@@ -333,5 +334,5 @@ class Store(ThreadStore, ProviderStore, LockStore, Protocol):
     def prune(self, *, before_us: int, limit: int) -> Ack[int]:
         """Delete up to `limit` tasks that ended before `before_us`, with all that belongs to them; return how many.
 
-        A task that a live one still needs (as parent) is kept.
+        A task that a live one still needs (as parent) is kept, and one whose agent has a worktree.
         """

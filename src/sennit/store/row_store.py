@@ -51,6 +51,7 @@ from sennit.store.moves.submit import submit
 from sennit.store.operations import AddChildren, Beside, SaveStep, Submit
 from sennit.store.protocol import Listener
 from sennit.store.reader import Reader
+from sennit.store.row_agents import RowAgents
 from sennit.store.row_locks import RowLocks
 from sennit.store.row_providers import RowProviders
 from sennit.store.row_threads import RowThreads
@@ -61,7 +62,7 @@ from sennit.sync.clock import NowUs
 T = TypeVar("T")
 
 
-class RowStore(RowThreads, RowProviders, RowLocks):
+class RowStore(RowThreads, RowProviders, RowLocks, RowAgents):
     """`sennit.store.protocol.Store` on tables; its promises are the docstrings there.
 
     Args:

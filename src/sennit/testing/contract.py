@@ -25,7 +25,7 @@ _PARTS = [
         *("tools", "submit", "claim", "finish", "cascade", "revive", "time", "look"),
         *("turns", "busy", "room", "state", "asks", "expiry", "signals", "cache", "entry", "threads"),
         *("permits", "reports", "providers", "provider_tasks", "budgets", "waits", "routes"),
-        *("locks", "fences", "stealing"),
+        *("locks", "fences", "stealing", "agents"),
     )
 ]
 pytest.register_assert_rewrite(*(part for part in _PARTS if part not in sys.modules))
@@ -34,6 +34,7 @@ pytest.register_assert_rewrite(*(part for part in _PARTS if part not in sys.modu
 from sennit.model.admission import Bounds
 from sennit.store.protocol import Store
 from sennit.testing.clock import VirtualClock
+from sennit.testing.contract_agents import AgentsContract
 from sennit.testing.contract_asks import AsksContract
 from sennit.testing.contract_budgets import BudgetsContract
 from sennit.testing.contract_cascade import CascadeContract
@@ -86,6 +87,7 @@ class StoreContract(
     LocksContract,
     RoutesContract,
     StealingContract,
+    AgentsContract,
 ):
     """Every sentence of the protocol's docstrings is a test here."""
 

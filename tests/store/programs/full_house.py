@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from sennit import App, ask, step, thread, wait_event
+from sennit.model.agent import AgentView
 from sennit.model.lifecycle import State
 from sennit.model.retry import Retry
 from sennit.runtime.moving import move_store
+from sennit.submit.context import attempt_here
 
 app = App("memory://", log_capture=True)
 model = app.provider("model", parallel=3)
@@ -47,8 +49,12 @@ async def again() -> str | Retry:
 
 @app.task(name="runs", provider=model, retries=2)
 async def runs(name: str) -> str:
-    """Has a finished step and a child when it is killed."""
+    """Has a finished step, a child and an agent when it is killed."""
     begun.append(name)
+    claim = attempt_here("runs").task.claim
+    await app.store.note_agent(
+        claim, AgentView(task_id=claim.task_id, agent="runs", status="working", worktree=f"/w/{name}")
+    )
     log.warning("begins %s", name)
     first = await step(time.time_ns)
     good.options(delay_s=0).submit(first % 7)

@@ -111,3 +111,11 @@ SELECT 'the budget of ' || b.scope || ' ' || b.key || ' follows from none, or ha
 SELECT 'waits of task ' || w.id || ' are kept, and the task is not'
   FROM (SELECT task_id AS id FROM sennit_wait UNION SELECT task_id FROM sennit_begun) AS w
   LEFT JOIN sennit_task AS t ON t.id = w.id WHERE t.id IS NULL LIMIT 100;
+
+-- the view of an agent goes with its task
+SELECT 'the view of the agent of task ' || a.task_id || ' is kept, and the task is not'
+  FROM sennit_agent AS a LEFT JOIN sennit_task AS t ON t.id = a.task_id WHERE t.id IS NULL LIMIT 100;
+
+-- what an agent has said last is of an attempt that has begun
+SELECT 'the agent of task ' || a.task_id || ' has spoken in attempt ' || a.attempt || ', and attempt ' || r.attempt || ' runs'
+  FROM sennit_agent AS a JOIN sennit_running AS r ON r.id = a.task_id WHERE a.attempt > r.attempt LIMIT 100;
