@@ -15,10 +15,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 import sennit
 from sennit.errors import SeedFailed, StoreError, StoreFull
+from sennit.model.agent import AgentView
 from sennit.model.task import Claim, Claimed, Ending, ErrorInfo, GivenBack
 from sennit.runtime.engine import Engine
 from sennit.store.memory import MemoryStore
@@ -107,6 +109,16 @@ async def store_forgets_a_step(random: Random, loop: SimLoop) -> None:
         store.save_step = save_step  # type: ignore[method-assign]
 
     await explore(random, loop, meddle=meddle)
+
+
+async def store_hears_stale_attempts(random: Random, loop: SimLoop) -> None:
+    def note_agent(store: SlowStore, claim: Claim, view: AgentView) -> Ack[bool]:
+        store._rows.tasks[claim.task_id].agent = msgspec.structs.replace(view, attempt=claim.attempt)
+        return Ack.done_with(True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryStore, "note_agent", note_agent)
+        await explore(random, loop)
 
 
 async def dispatcher_does_not_hand_back(random: Random, loop: SimLoop) -> None:
@@ -256,6 +268,7 @@ MUTANTS: dict[Scenario, str] = {
     store_lets_dependants_run_early: "started while its parent|started before task",
     store_serves_an_order_twice: "bodies in the",
     store_forgets_a_step: "computes",
+    store_hears_stale_attempts: "AgentView.* was accepted, and the attempt is not held",
     dispatcher_does_not_hand_back: "has stopped and still holds",
     dispatcher_loses_the_slot_of_a_cancelled_attempt: "has had a slot|for ever|still runs",
     body_lends_its_slot_once_per_wait: "bodies in the",

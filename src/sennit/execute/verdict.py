@@ -15,6 +15,7 @@ from random import Random
 import msgspec
 
 from sennit.errors import (
+    AgentMissing,
     AskDenied,
     AskExpired,
     AttemptCancelled,
@@ -24,6 +25,7 @@ from sennit.errors import (
     BodyFailed,
     ClusterUnavailable,
     Interrupted,
+    OutcomeUnknown,
     PayloadError,
     SennitError,
     StateTooLarge,
@@ -49,7 +51,7 @@ from sennit.model.thread import AskSpec
 TRACEBACK_CHARS_MAX = 16_000
 
 # The next attempt would meet the same: an answer stands, and so do the types.
-_FINAL = (AskDenied, AskExpired, PayloadError, StateTooLarge)
+_FINAL = (AgentMissing, AskDenied, AskExpired, OutcomeUnknown, PayloadError, StateTooLarge)
 
 # A CPU body that found no cluster is offered again after this long, to whichever process asks first.
 _CLUSTER_SNOOZE_S = 5.0

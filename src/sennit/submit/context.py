@@ -18,6 +18,7 @@ import msgspec
 from sennit.errors import AttemptCancelled, UsageError
 from sennit.submit.attempt import Attempt, attempt_here, current
 from sennit.submit.codec import result_decoder
+from sennit.submit.registry import default_name
 from sennit.sync.pending import Flow, Pending, got, run, run_blocking
 
 __all__ = ["Attempt", "Pending", "attempt_here", "current", "heartbeat", "sleep", "step"]
@@ -43,7 +44,7 @@ def step(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Pending[
     attempt = current()
     if attempt is None:
         return Pending(lambda: _call(function, args, kwargs), lambda: function(*args, **kwargs))
-    name = _name_of(function)
+    name = _named(function)
     key = attempt.key(f"{name}|{_digest((*_bound(function), *args), kwargs)}")
     what = f"the result of step {name}"
 
@@ -121,6 +122,19 @@ def _name_of(function: Callable[..., Any]) -> str:
         function = function.func
     module = getattr(function, "__module__", None) or "builtins"
     return f"{module}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
+def _named(function: Callable[..., Any]) -> str:
+    """Return the name of a function, the same whether its module is imported or run as a script.
+
+    Another name would be another step, and one process of a fleet would repeat what the other has done.
+    """
+    name = _name_of(function)
+    if name.partition(".")[0] not in {"__main__", "__mp_main__"}:
+        return name
+    while isinstance(function, partial):
+        function = function.func
+    return default_name(function) if hasattr(function, "__qualname__") else name
 
 
 def _bound(function: Callable[..., Any]) -> tuple[Any, ...]:

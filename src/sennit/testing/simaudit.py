@@ -18,8 +18,10 @@ from sennit.errors import BrokenPromise
 from sennit.model.lifecycle import State
 from sennit.model.task import Claim, Claimed, Ending, Ref, Succeeded, TaskView
 from sennit.store.protocol import Store
+from sennit.testing.simagents import AgentBook
 from sennit.testing.simbooks import NO_LIMITS, KeyBook, TimeBook, Times
 from sennit.testing.simcron import CronBook
+from sennit.testing.simeffects import EffectBook
 from sennit.testing.simtalkbooks import AskBook, StateBook
 from sennit.testing.simturns import EntryBook, TurnBook
 
@@ -73,8 +75,10 @@ class Audit:
         self.turns = TurnBook(truth, self.object)
         self.states = StateBook(truth, self.object, self.seen)
         self.asks = AskBook(truth, self.object, self.seen)
+        self.agents = AgentBook(truth, self.object, self.seen)
         self.entries = EntryBook(truth, self.object, self.seen, threads_max=threads_max)
         self.revived: set[int] = set()
+        self.effects = EffectBook(self.object, self.revived, self.seen)
         self.accepted: dict[Claim, str] = {}
         self.refused = 0
         self._moved_s: dict[Claim, float] = {}
@@ -264,6 +268,8 @@ class Audit:
         faults += self.turns.faults()
         faults += self.states.faults(views)
         faults += self.asks.faults(views, kept=kept_signals)
+        faults += self.agents.faults(views)
+        faults += self.effects.faults(views)
         faults += self.cron.faults(now_us=wall_us, late_us_max=late_us_max)
         if faults:
             raise BrokenPromise("; ".join(faults))

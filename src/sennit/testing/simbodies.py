@@ -17,13 +17,15 @@ from typing import Any, Final, Unpack
 import msgspec
 
 from sennit.errors import AttemptSuspended, TaskError
+from sennit.model.agent import AgentView
 from sennit.model.retry import Cancel, NotRetryable, Retry, RetryPolicy, Snooze
-from sennit.model.task import Claimed
+from sennit.model.task import Claim, Claimed
 from sennit.submit.context import attempt_here, heartbeat, sleep, step
 from sennit.submit.handle import Handle
 from sennit.submit.options import SubmitOptions
 from sennit.submit.registry import Call, Registry
 from sennit.testing.simaudit import Audit
+from sennit.testing.simeffects import EFFECTS, pay_all, pay_all_sync
 from sennit.testing.simpool import pause, when_given_up
 from sennit.testing.simtalk import TALK, talk, talk_sync
 
@@ -42,6 +44,7 @@ class Here:
     freezes: Callable[[], int]
     audit: Audit
     submit: Callable[[list[Call]], list[Handle[Any]]]
+    note: Callable[[Claim, AgentView], object]
 
 
 HERE: Final[ContextVar[Here]] = ContextVar("sennit.testing.here")
@@ -68,6 +71,8 @@ async def act(moves: list[Move], inputs: list[Any]) -> Any:
                         await _wait_for(handles, at_once=what == "gather")
                 case _ if what in TALK:
                     await talk(here.audit, task, n, (what, amount))
+                case _ if what in EFFECTS:
+                    await pay_all(here.audit.effects, n, amount)
                 case _:
                     ending = _move(here, task, handles, n, move=(what, amount))
                     if ending is not None:
@@ -95,6 +100,8 @@ def act_sync(moves: list[Move], inputs: list[Any]) -> Any:
                         _block_for(handles)
                 case _ if what in TALK:
                     talk_sync(here.audit, task, n, (what, amount))
+                case _ if what in EFFECTS:
+                    pay_all_sync(here.audit.effects, n, amount)
                 case _:
                     ending = _move(here, task, handles, n, move=(what, amount))
                     if ending is not None:
@@ -140,8 +147,9 @@ def compute_sync(n: int) -> str:
 
 
 def _begin_step(n: int) -> str:
-    result = f"step {n}"
-    HERE.get().audit.step_runs(attempt_here("a step").task.claim, msgspec.json.encode(result))
+    result, here, claim = f"step {n}", HERE.get(), attempt_here("a step").task.claim
+    here.audit.step_runs(claim, msgspec.json.encode(result))
+    here.note(claim, AgentView(task_id=claim.task_id, agent="act", status="working", doing=result))
     return result
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 
 from sennit.errors import BrokenPromise, StoreError
 from sennit.execute.pool import BodyPool
+from sennit.model.agent import AgentView
 from sennit.model.lifecycle import State
 from sennit.model.settings import Settings
 from sennit.model.task import Claim, TaskSpec
@@ -240,7 +241,11 @@ class Fleet:
         """Be a worker process, until asked to stop."""
         client = self.client_of(lambda: store)
         freezes = partial(self.loop.freezes, process.name)
-        HERE.set(Here(process.life, self.shape.slots, freezes, self.audit, client.submit_calls))
+
+        def note(claim: Claim, view: AgentView) -> None:
+            store.note_agent(claim, view)  # whether it was heard is the audit's to know
+
+        HERE.set(Here(process.life, self.shape.slots, freezes, self.audit, client.submit_calls, note))
         store = process.store = self.connect()  # what it delivers runs in the context that is here now
         engine = process.engine = Engine(
             store,

@@ -19,6 +19,7 @@ from random import Random
 from typing import Any, TypeVar, cast
 
 from sennit.errors import SennitError, StoreFull
+from sennit.model.agent import AgentView
 from sennit.model.lifecycle import State
 from sennit.model.provider import CallReport
 from sennit.model.task import Claim, Ending, Succeeded, TaskSpec, WorkerInfo
@@ -341,6 +342,17 @@ class SlowStore(MemoryStore):
             held = self._audit.holds(claim)
             done = MemoryStore.save_step(self, claim, key, result)
             self._audit.after_step(claim, result, held=held, accepted=done.wait())
+            return done
+
+        return self._later(apply)
+
+    def note_agent(self, claim: Claim, view: AgentView) -> Ack[bool]:
+        """Keep the view of an agent."""
+
+        def apply() -> Ack[bool]:
+            held = self._audit.holds(claim)
+            done = MemoryStore.note_agent(self, claim, view)
+            self._audit.agents.noted(claim, view, held=held, accepted=done.wait())
             return done
 
         return self._later(apply)
