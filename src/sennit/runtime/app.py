@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack
 from sennit.errors import SettingsError, UsageError
 from sennit.limit.load import LoadManager
 from sennit.model.retry import RetryPolicy
-from sennit.model.route import checked_labels
 from sennit.model.settings import Settings
 from sennit.model.task import Ledger
 from sennit.model.thread import OnBusy
 from sennit.model.timeout import AdaptiveTimeout
+from sennit.runtime.agent_crew import AGENTS_QUEUE
+from sennit.runtime.agent_face import AgentFace
 from sennit.runtime.bridge import LoopThread
-from sennit.runtime.config import load
+from sennit.runtime.config import checked_queues, load, plain_labels
 from sennit.runtime.engine import Engine, usable_cores
 from sennit.runtime.harness import Testing
-from sennit.runtime.lock_face import LockFace
 from sennit.runtime.places import keep_arrays
 from sennit.runtime.providers import Providers
 from sennit.runtime.stores import DEFAULT_URL, open_store
@@ -53,7 +53,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 
-class App(LockFace):
+class App(AgentFace):
     """A fleet: its handlers, its store, and (inside `with app`) workers in this process.
 
     Args:
@@ -69,11 +69,11 @@ class App(LockFace):
 
     def __init__(self, url: str | None = None, *, queues: Mapping[str, int] | None = None, **settings: Any) -> None:
         self.url = url or os.environ.get("SENNIT_DB") or DEFAULT_URL
-        self._keywords = _plain(settings)
+        self._keywords = plain_labels(settings)
         self.loaded = load(self._keywords, environ=os.environ, folder=Path.cwd())
         keep_arrays(self.url, self.settings)
         self.registry = Registry()
-        self._queues = _checked_queues(queues or {})
+        self._queues = checked_queues(queues or {})
         self._only: dict[str, int] | None = None
         self._schedules: list[tuple[CronSpec, Call]] = []
         self._store: Store | None = None
@@ -81,6 +81,7 @@ class App(LockFace):
         self._client = Client(lambda: self.store, self.settings, self._works)
         self._providers = Providers(lambda: self.store, lambda: self._store, self.loaded.prices)
         self._locks = self._new_locks()
+        self._crew = self._new_crew()
         self._engine: Engine | None = None
         self._outside: Home | None = None
         self._bridge: LoopThread | None = None
@@ -113,8 +114,8 @@ class App(LockFace):
             if self._store is not None:
                 raise UsageError("the store of this app is open already", fix="call use() before the first submit")
             self.url = url or self.url
-            self._only = self._only if queues is None else _checked_queues(queues)
-            self._keywords |= _plain(settings)
+            self._only = self._only if queues is None else checked_queues(queues)
+            self._keywords |= plain_labels(settings)
             self.loaded = load(self._keywords, environ=os.environ, folder=Path.cwd())
             self._client.settings = self.loaded.settings
             keep_arrays(self.url, self.loaded.settings)
@@ -147,6 +148,7 @@ class App(LockFace):
         needs: str | Sequence[str] | None = None,
         pinned: bool | None = None,
         preemptible: bool = False,
+        external: bool = False,
         options: SubmitOptions | None = None,
     ) -> Decorator: ...
     def task(self, *function: Callable[..., Any], **how: Any) -> Any:
@@ -164,6 +166,7 @@ class App(LockFace):
                 task it is.
             preemptible: when an urgent task of its queue finds no slot, it makes room at its next step and goes on
                 from there afterwards.
+            external: its tasks are for agents from outside, which take them through `sennit mcp`; the body never runs.
             options: defaults for everything else a submit can say.
 
         Raises:
@@ -176,7 +179,11 @@ class App(LockFace):
 
     def _register(self, function: Callable[..., Any], how: Mapping[str, Any]) -> Task[Any, Any]:
         handler = self.registry.register(function, **how)
-        if self._engine is not None and (self._only is None or handler.options.queue in self._only):
+        if (
+            self._engine is not None
+            and not handler.external
+            and (self._only is None or handler.options.queue in self._only)
+        ):
             self._engine.serve(handler.options.queue, self._slots_of(handler.options.queue))
         return Task(self._client, handler, handler.options)
 
@@ -297,13 +304,9 @@ class App(LockFace):
         what = f"the payload of signal {name!r}"
         return self.store.signal(name, key, encode_value(payload, what, self.settings.payload_bytes_max))
 
-    # ------------------------------------------------------------ the store as a whole
-
     def ledger(self) -> Ack[Ledger]:
         """Return the counts; `await` it, or `.result()` in sync code."""
         return self.store.ledger()
-
-    # ------------------------------------------------------------ working
 
     @property
     def load(self) -> LoadManager | None:
@@ -319,7 +322,15 @@ class App(LockFace):
         if self._engine is not None:
             raise UsageError("this app is working already", fix="leave the first `with app` before entering a second")
         queues = self.served_queues()
-        engine = Engine(self.store, self.registry, self.settings, queues=queues, schedules=self._planned())
+        engine = Engine(
+            self.store,
+            self.registry,
+            self.settings,
+            queues=queues,
+            schedules=self._planned(),
+            on_beat=self._crew.renewed,
+            on_stop=self._crew.close,
+        )
         self._engine = engine
         try:
             await engine.start()
@@ -344,7 +355,7 @@ class App(LockFace):
         """Return queue → slots that this app serves: those of its handlers, and those it was given."""
         if self._only is not None:
             return dict(self._only)
-        names = {h.options.queue for h in self.registry.all()} | self._queues.keys() | {"default"}
+        names = {h.options.queue for h in self.registry.all() if not h.external} | self._queues.keys() | {"default"}
         return {name: self._slots_of(name) for name in sorted(names)}
 
     def _slots_of(self, queue: str) -> int:
@@ -352,6 +363,8 @@ class App(LockFace):
             return self._queues[queue]
         if queue == "cpu":
             return self.settings.cpu_slots or usable_cores()
+        if queue == AGENTS_QUEUE:
+            return self.settings.agents_max
         return self.settings.slots
 
     async def __aenter__(self) -> Self:
@@ -410,7 +423,10 @@ class App(LockFace):
         """
         if self._engine is not None:
             raise UsageError("this app is working already", fix="leave its `with app` before app.testing()")
-        return Testing(self.registry, self.settings, queues=self.served_queues, exchange=self._exchange_store)
+        return Testing(
+            self.registry, self.settings,
+            queues=self.served_queues, exchange=self._exchange_store, on_stop=self._crew.close,
+        )  # fmt: skip
 
     def _exchange_store(self, store: Store | None) -> Store | None:
         with self._opening:
@@ -431,20 +447,3 @@ class App(LockFace):
             store, self._store = self._store, None
         if store is not None:
             store.close()
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings as the other sources have them: labels as one text."""
-    labels = settings.get("labels")
-    return (
-        settings
-        if labels is None or isinstance(labels, str)
-        else settings | {"labels": ",".join(checked_labels(labels, of_worker=True))}
-    )
-
-
-def _checked_queues(queues: Mapping[str, Any]) -> dict[str, int]:
-    for name, slots in queues.items():
-        if not isinstance(slots, int) or slots < 0:
-            raise SettingsError(f"queue {name!r} has {slots!r} slots; it must be a whole number of at least 0")
-    return dict(queues)

@@ -15,11 +15,14 @@ from typing import Any
 
 from sennit.errors import SettingsError
 from sennit.limit.prices import Prices
+from sennit.model.route import checked_labels
 from sennit.model.settings import PROFILES, Settings
 
 PREFIX = "SENNIT_"
 # Read elsewhere: the store's URL, the number of cores, and where tests find servers.
-_OTHERS = {"SENNIT_DB", "SENNIT_CPUS", "SENNIT_TEST_POSTGRES", "SENNIT_TEST_RAY", "SENNIT_TEST_REDIS", "SENNIT_JSON"}
+# Variables that are no settings: what the command line reads, what agents are given, and all that tests are told.
+_OTHERS = {"SENNIT_DB", "SENNIT_CPUS", "SENNIT_JSON", "SENNIT_AGENT_NONCE", "SENNIT_FAKE_AGENT", "SENNIT_MCP_TOKEN"}
+_TESTS = "SENNIT_TEST_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
     kinds = {f.name: type(f.default) for f in fields(Settings)}
     found: dict[str, Any] = {}
     for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or variable in _OTHERS:
+        if not variable.startswith(PREFIX) or variable in _OTHERS or variable.startswith(_TESTS):
             continue
         name = variable.removeprefix(PREFIX).lower()
         found[name] = _parsed(variable, text, kinds.get(name, str))
@@ -117,3 +120,25 @@ def _parsed(variable: str, text: str, kind: type) -> Any:
         except ValueError:
             pass
     raise SettingsError(f"{variable}={text!r} is not a {kind.__name__}")
+
+
+def plain_labels(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as the other sources have them: labels as one text."""
+    labels = settings.get("labels")
+    return (
+        settings
+        if labels is None or isinstance(labels, str)
+        else settings | {"labels": ",".join(checked_labels(labels, of_worker=True))}
+    )
+
+
+def checked_queues(queues: Mapping[str, Any]) -> dict[str, int]:
+    """Return queue → slots as they were given.
+
+    Raises:
+        SettingsError: slots are no whole number of at least 0.
+    """
+    for name, slots in queues.items():
+        if not isinstance(slots, int) or slots < 0:
+            raise SettingsError(f"queue {name!r} has {slots!r} slots; it must be a whole number of at least 0")
+    return dict(queues)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from random import Random
@@ -74,8 +74,12 @@ class Engine:
         pool: Callable[..., BodyPool] = BodyPool,
         planner: Callable[..., Planner] = Planner,
         random: Random | None = None,
+        on_beat: Callable[[], None] = lambda: None,
+        on_stop: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._on_stop = on_stop
         self._store = store
+        self._on_renewed = on_beat
         self._registry = registry
         self._settings = settings
         self._loop = asyncio.get_running_loop()
@@ -205,6 +209,8 @@ class Engine:
         self.placement.close()
         await self._processes.close()
         await self._loop.run_in_executor(None, self._heart.stop)
+        if self._on_stop is not None:
+            await self._on_stop()
 
     async def _drain(self, drain_s: float) -> None:
         if await self._idle_within(drain_s):
@@ -365,6 +371,7 @@ class Engine:
 
     def _on_beat(self, held: list[Claim]) -> None:
         """On the heart's OS thread: compare with what runs here, as of before the beat was asked for."""
+        self._on_renewed()
         call_in(self._loop, self._worker.compare, held)
 
 

@@ -11,7 +11,7 @@ time jump, so an hour of retries passes at once and no body is overtaken by the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -236,6 +236,7 @@ class Testing:
 
     Args:
         exchange: puts a store in the place of the app's and returns that one; it goes back at the end.
+        on_stop: ends what bodies share that is of one event loop.
     """
 
     def __init__(
@@ -245,7 +246,9 @@ class Testing:
         *,
         queues: Callable[[], dict[str, int]],
         exchange: Callable[[Store | None], Store | None],
+        on_stop: Callable[[], Awaitable[None]],
     ) -> None:
+        self._on_stop = on_stop
         self._registry = registry
         self._settings = replace(
             settings, lease_s=_LEASE_S, labels=EVERYTHING, cluster=""
@@ -264,7 +267,9 @@ class Testing:
         self._outer = self._exchange(store)
 
         def make_engine() -> Engine:
-            return Engine(store, self._registry, self._settings, queues=self._queues(), schedules=())
+            return Engine(
+                store, self._registry, self._settings, queues=self._queues(), schedules=(), on_stop=self._on_stop
+            )
 
         return store, clock, make_engine
 

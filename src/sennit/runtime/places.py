@@ -1,7 +1,8 @@
-"""Where large arrays are kept: beside a SQLite file, or in the folder that the settings name."""
+"""Where what is too large for the store is kept, arrays and what agents write: beside a SQLite file, or as the settings say."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from sennit.model.settings import Settings
@@ -20,3 +21,12 @@ def keep_arrays(url: str, settings: Settings) -> None:
         array_files.keep_in(Path(url.removeprefix("sqlite:///") + ".arrays"))
     else:
         array_files.keep_in(None)
+
+
+def agents_in(url: str, settings: Settings) -> Path:
+    """Return the folder in which this process keeps the runs of agents. Each store has its own: ids are of one store."""
+    if url.startswith("sqlite:///") and not settings.agent_folder:
+        return Path(url.removeprefix("sqlite:///") + ".agents").absolute()
+    root = Path(settings.agent_folder or ".sennit/agents").expanduser().absolute()
+    where = str(Path(url.removeprefix("sqlite:///")).absolute()) if url.startswith("sqlite:///") else url
+    return root / hashlib.blake2b(where.encode(), digest_size=6).hexdigest()

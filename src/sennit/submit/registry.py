@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from sennit.errors import SettingsError, UnknownHandler
 from sennit.model.retry import RetryPolicy
@@ -22,6 +22,9 @@ from sennit.submit.codec import Codec
 from sennit.submit.handle import Handle, Handles
 from sennit.submit.options import NamesProvider, Options, SubmitOptions
 from sennit.sync.ack import Ack
+
+EXTERNAL_QUEUE: Final = "external"
+"""Of tasks for agents from outside, unless they say another."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,6 +50,7 @@ class Handler:
         adaptive_timeout: per attempt, learnt from others; it has a ceiling.
         preemptible: an urgent task may take its slot between two steps.
         stays: its author has said `cpu=False`: it is never moved to a worker process.
+        external: its tasks are done by agents from outside (`sennit mcp`); no worker runs it.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Handler:
     preemptible: bool = False
     adaptive_timeout: AdaptiveTimeout | None = None
     stays: bool = False
+    external: bool = False
 
     @property
     def is_movable(self) -> bool:
@@ -203,6 +208,7 @@ class Registry:
         needs: str | Sequence[str] | None = None,
         pinned: bool | None = None,
         preemptible: bool = False,
+        external: bool = False,
         options: SubmitOptions | None = None,
     ) -> Handler:
         """Add a handler.
@@ -236,6 +242,12 @@ class Registry:
                 why="a body makes room between two steps, and a cpu body has none",
                 fix="drop one of them, or split it into tasks",
             )
+        if external and (cpu or timeout_s or idle_timeout_s or preemptible or provider):
+            raise SettingsError(
+                f"handler {name!r} is external, and its body has options",
+                why="its tasks are done elsewhere: no body runs here",
+                fix="leave cpu, timeout_s, idle_timeout_s, preemptible and provider out",
+            )
         kind = "cpu" if cpu else "async" if is_async else "sync"
         changes = SubmitOptions(**(options or {}))
         if on_busy is not None:
@@ -250,7 +262,7 @@ class Registry:
             changes["needs"] = needs
         if pinned is not None:
             changes["pinned"] = pinned
-        defaults = Options(queue=queue or ("cpu" if cpu else "default"))
+        defaults = Options(queue=queue or ("cpu" if cpu else EXTERNAL_QUEUE if external else "default"))
         handler = Handler(
             name=name,
             function=function,
@@ -263,6 +275,7 @@ class Registry:
             preemptible=preemptible,
             adaptive_timeout=None if adaptive_timeout is None else adaptive_timeout.within(timeout_s),
             stays=cpu is False,
+            external=external,
         )
         self._handlers[name] = handler
         return handler
