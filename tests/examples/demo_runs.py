@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 LINE = re.compile(
-    r"(?P<tasks>\d+) tasks, (?P<kills>\d+) kills?, (?P<rescued>\d+) rescued, (?P<retries>\d+) retr(?:y|ies), "
+    r"(?P<tasks>\d+) tasks, (?P<agents>\d+) agents?, (?P<kills>\d+) kills?, (?P<rescued>\d+) rescued, (?P<retries>\d+) retr(?:y|ies), "
     r"(?P<asked>\d+ humans?) asked, (?P<lost>\d+) lost, (?P<duplicated>\d+) duplicated, (?P<seconds>[\d.]+) s, "
     r"(?P<outcome>report|not published, draft): (?P<report>.+)\n"
 )

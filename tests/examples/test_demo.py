@@ -21,6 +21,7 @@ import pytest
 from sennit import App
 from sennit.cli.demo import fleet, journal
 from sennit.cli.demo.analysis import analyse_file
+from sennit.cli.demo.audit import audited
 from sennit.cli.demo.journal import Entry
 from sennit.cli.demo.plan import Plan, PlannedFile, plan
 from sennit.cli.demo.records import FunctionFacts, Outcome
@@ -32,6 +33,12 @@ from tests.examples.demo_runs import LINE, demo, shop, started
 MODEL_LINE = re.compile(
     r"^model: highest concurrency \d+( \(found by \d+ refused calls?\))?, 1 pause of 0\.\d s, \d+ requests? in it, "
     r"0 attempts lost, 0\.0\d USD \(made-up prices\)$",
+    re.MULTILINE,
+)
+
+# Each agent reads four files. One of them was killed with its worker after three, and has read the fourth.
+AGENTS_LINE = re.compile(
+    r"^agents: 3 done, 12 tool uses in 4 runs, 1 went on with its session after a kill, 0 tool uses repeated$",
     re.MULTILINE,
 )
 
@@ -67,13 +74,15 @@ def test_a_small_tree_is_read_although_a_worker_is_killed(tree: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     line = LINE.fullmatch(done.stdout)
     assert line is not None, done.stdout
-    assert int(line["tasks"]) == 1 + 1 + 15 * 2 + 3 + 1  # plan, approve, 15 files, 3 packages, report
+    assert int(line["tasks"]) == 1 + 1 + 15 * 2 + 3 * 2 + 1  # plan, approve, 15 files, 3 packages, report
     assert (line["kills"], line["asked"], line["outcome"]) == ("1", "1 human", "report")
     assert int(line["rescued"]) >= 1
     assert (line["retries"], line["lost"], line["duplicated"]) == ("0", "0", "0")
     assert re.search(r"first result after [\d.]+ s: ", done.stderr)
-    assert re.search(r"kill -9 \d+ after \d+ of 36 tasks: it held [1-9]", done.stderr)
+    assert re.search(r"kill -9 \d+ after \d+ of 39 tasks: it held [1-9]\d*, an agent among them", done.stderr)
     assert MODEL_LINE.search(done.stderr), done.stderr
+    assert line["agents"] == "3"
+    assert AGENTS_LINE.search(done.stderr), done.stderr
 
 
 def test_the_report_of_a_small_tree_is_true(tree: Path, tmp_path: Path) -> None:
@@ -85,7 +94,10 @@ def test_the_report_of_a_small_tree_is_true(tree: Path, tmp_path: Path) -> None:
     assert re.search(r"lines of code: `shop/cart/copied\.py:2-\d+`, `shop/till/copied\.py:2-\d+`", markdown)
     assert markdown.count("killed with -9 at") == 1
     assert page.count("kill -9 at") == 1
-    assert 'class="k-review o-killed"' in page or 'class="k-analyse o-killed"' in page
+    assert page.count('class="k-audit o-killed"') == 1
+    assert page.count('class="k-audit o-succeeded"') == 3
+    assert re.search(r"^\| `shop` \| \d \| Read 4 of 5 files of `shop`: .* look at `tangled` ", markdown, re.MULTILINE)
+    assert "12 tool uses in 4 runs, 1 went on with its session after a kill, 0 tool uses repeated" in page
     assert "Thread `package:shop/cart`: version 6 · 5 files reviewed" in markdown  # five reviews and the summary
     assert "most complex `tangled` (shop/tangled.py:1, 14)" in markdown
     assert "Published: nobody answered within 2 s, which counts as yes" in markdown
@@ -109,6 +121,7 @@ def test_the_report_of_an_installed_package_is_true(tmp_path: Path) -> None:
     assert (facts["asked"], facts["published"], facts["approval"]["state"]) == (1, True, "expired")
     assert facts["retries"] == 0
     assert_the_model_was_spared(facts)
+    assert facts["agents"] == {"agents": 1, "tools": 4, "runs": 2, "resumed": 1, "repeated": 0}
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
     row = first_row_after("Most complex functions", markdown)
     assert row == [knot.name, f"{path}:{knot.line}", str(knot.complexity), str(knot.lines)]
@@ -150,6 +163,7 @@ def fleet_of(tree: Plan) -> list[str]:
         "approve",
         *(f"{kind} {file.path}" for file in tree.files for kind in ("a", "r")),
         *map(str, tree.packages),
+        *(f"audit {package.name}" for package in audited(tree)),
         "report",
     ]
 
@@ -268,7 +282,15 @@ def stock_of(folder: Path) -> Stock:
     """Take stock of the run in `folder`."""
     with closing(App(f"sqlite:///{folder / 'demo.db'}")) as app:
         tree = plan(folder / "pack", files_max=100)
-        return asyncio.run(take_stock(app.store, tree, journal.read(folder / "demo.db.demo.jsonl"), seconds=1.0))
+        return asyncio.run(
+            take_stock(
+                app.store,
+                tree,
+                journal.read(folder / "demo.db.demo.jsonl"),
+                seconds=1.0,
+                agents=folder / "demo.db.demo.agents",
+            )
+        )
 
 
 def sql(statement: str) -> Callable[[Path], None]:
@@ -294,6 +316,10 @@ def without_a_line(folder: Path) -> None:
     path = folder / "demo.db.demo.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(line for line in lines if b"summarise" not in line))
+
+
+def without_a_log(folder: Path) -> None:
+    (folder / "demo.db.demo.agents" / "log.jsonl").unlink()
 
 
 def without_a_file(folder: Path) -> None:
@@ -350,6 +376,7 @@ DAMAGES = {
         ),
         "has asked 2 times",
     ),
+    "an audit comes from no program": (without_a_log, "and no program has said what it says"),
     "a result comes from no body": (without_a_line, "and no body says so"),
 }
 
@@ -359,7 +386,7 @@ def test_a_good_run_is_sound(a_run: Path) -> None:
 
     assert stock.problems == ()
     assert stock.sound
-    assert stock.ledger.submitted == stock.ledger.succeeded == 1 + 1 + 4 * 2 + 1 + 1
+    assert stock.ledger.submitted == stock.ledger.succeeded == 1 + 1 + 4 * 2 + 1 + 1 + 1
 
 
 @pytest.mark.parametrize("what", DAMAGES)

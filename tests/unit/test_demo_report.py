@@ -12,8 +12,10 @@ from sennit.cli.demo.analysis import analyse
 from sennit.cli.demo.clones import duplicates
 from sennit.cli.demo.digest import workers
 from sennit.cli.demo.records import (
+    AgentsUse,
     Approval,
     Attempt,
+    Audit,
     Finding,
     Kill,
     Ledger,
@@ -264,3 +266,25 @@ def test_what_the_model_cost_and_how_its_limits_were_kept_is_in_both_reports() -
     assert "script" not in Outline(render_html(evil)).tags
     assert not re.search(r"(?<!\\)<script", render_markdown(evil))
     assert "0.42 USD." in render_html(evil)  # what one pays oneself is not made up
+
+
+def test_what_the_agents_said_and_how_they_came_through_the_kill_is_in_both_reports() -> None:
+    use = AgentsUse(agents=2, tools=8, runs=3, resumed=1)
+    run = small_run(
+        audits=(Audit("shop", f"Look at `sell`, {EVIL}", 7, "s", runs=2), Audit(EVIL, "Fine.", 8, "t")), agents=use
+    )
+    words = "gents: 2 done, 8 tool uses in 3 runs, 1 went on with its session after a kill, 0 tool uses repeated"
+
+    page, text = render_html(run), render_markdown(run)
+
+    assert words in page
+    assert words in text
+    assert "<b>2</b> coding agents" in page
+    assert "<td>Look at <code>sell</code>, &lt;script&gt;" in page
+    assert "| `shop` | 2 | Look at `sell`, " in text
+    assert "script" not in Outline(page).tags
+    assert not re.search(r"(?<!\\)<script", re.sub(r"`[^`]*`", "", text))
+
+
+def test_a_run_without_agents_says_nothing_of_them() -> None:
+    assert "oding agents" not in render_html(small_run()) + render_markdown(small_run())

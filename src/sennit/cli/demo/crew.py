@@ -19,7 +19,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -132,8 +132,8 @@ class Crew:
         for process in [process for process in self.processes if not process.started][:n]:
             process.start(environ)
 
-    async def kill_one(self, store: Store) -> Killed | None:
-        """Kill -9 the worker that holds most; None when none holds a task just now, or only one is left.
+    async def kill_one(self, store: Store, *, first: Container[int] = ()) -> Killed | None:
+        """Kill -9 the worker that holds most, of `first` if it can be; None when none holds a task, or only one is left.
 
         It is stopped first, so that what it holds cannot end between the look and the kill.
         """
@@ -141,7 +141,7 @@ class Crew:
         if len(alive) < 2:
             return None
         held = await self._held(store)
-        for pid in sorted(alive, key=lambda pid: -held.get(pid, 0)):
+        for pid in sorted(alive, key=lambda pid: (pid not in first, -held.get(pid, 0))):
             os.kill(pid, signal.SIGSTOP)
             holds = (await self._held(store)).get(pid, 0)
             if holds:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from sennit.cli.demo.question import in_words
 from sennit.cli.demo.records import (
     SEVERITIES,
+    AgentsUse,
     Attempt,
     Finding,
     FunctionFacts,
@@ -191,6 +192,15 @@ def model_words(use: ModelUse) -> str:
     if use.cost_usd:
         parts.append(f"{use.cost_usd:.2f} USD{' (made-up prices)' if use.ours else ''}")
     return f"{use.name}: {', '.join(parts)}"
+
+
+def agents_words(use: AgentsUse) -> str:
+    """Say in one line what the coding agents took, and how they came through the kill."""
+    went_on = "1 went on with its session" if use.resumed == 1 else f"{use.resumed} went on with their sessions"
+    return (
+        f"agents: {use.agents} done, {plural(use.tools, 'tool use')} in {plural(use.runs, 'run')}, "
+        f"{went_on} after a kill, {plural(use.repeated, 'tool use')} repeated"
+    )
 
 
 def _pauses(pauses: Sequence[Pause]) -> str:

@@ -1,9 +1,9 @@
-"""The demo's fleet: six handlers and the graph they form. A worker process needs nothing but this module.
+"""The demo's fleet: seven handlers and the graph they form. A worker process needs nothing but this module.
 
     plan ─┬─► approve (asks a person, and waits without a worker) ────────────────────────┐
-          └─► analyse (per file) ─► review (per file, asks the model) ─┬──────────────────┼─► report
-                                      └─update─► thread of its package └─► summarise ─────┘
-                                                                  (per package, in its thread)
+          └─► analyse (per file) ┬► review (per file, asks the model) ─┬──────────────────┼─► report
+                                 │    └─update─► thread of its package └─► summarise ─────┤
+                                 └► auditor (a coding agent, per large package)  (per package, in its thread)
 
 plan submits all the others as its children: they exist when it has succeeded, all or none. Files are read beside each
 other, so their tasks are of no thread. What belongs to the package is the state of its thread (see tally.py): each
@@ -11,6 +11,9 @@ review changes it from outside, together with its result, and the summary, a tas
 
 All calls to the model go through one provider, `model`: how many there may be at once, in all processes together, is
 found out from how they go. A review is claimed when there is room for its call, so that none waits with a worker.
+
+An auditor is a program of its own (see audit.py), of which each worker runs one at a time. It needs what was measured and
+no review: so some are at work when a worker is killed.
 
 Where the model is, each process reads from its own environment: a key has no place in a database.
 """
@@ -29,16 +32,19 @@ from sennit import App, Handle, NotRetryable, RetryPolicy, ask, step, thread
 from sennit.cli.demo import plan as planning
 from sennit.cli.demo import review as reviewing
 from sennit.cli.demo.analysis import analyse_file
+from sennit.cli.demo.audit import Auditing, Auditor, audited, audits_of, brief
 from sennit.cli.demo.client import ChatReply, ModelUnavailable, chat, endpoint_from
 from sennit.cli.demo.clones import duplicates
 from sennit.cli.demo.digest import package_of, plural
-from sennit.cli.demo.journal import journalled
-from sennit.cli.demo.plan import PlannedFile
+from sennit.cli.demo.journal import begun, journalled
+from sennit.cli.demo.plan import PlannedFile, PlannedPackage
 from sennit.cli.demo.question import Asking
-from sennit.cli.demo.records import Duplicate, FileReport, Finding, PackageSummary, Record, Review, Tally
+from sennit.cli.demo.records import Audit, Duplicate, FileReport, Finding, PackageSummary, Record, Review, Tally
 from sennit.cli.demo.source import read_source
 from sennit.cli.demo.tally import thread_of, with_file, with_summary
 from sennit.errors import UsageError
+from sennit.model.agent import AgentResult
+from sennit.runtime.agent_words import Prompt
 
 # A model call waits, so a worker holds many; parsing computes, and two at once keep one core busy between reads.
 REVIEWS_PER_WORKER = 8
@@ -88,12 +94,13 @@ class Reading(Record, frozen=True):
     duplicates: tuple[Duplicate, ...]
     reviews: tuple[Review, ...]
     packages: tuple[PackageSummary, ...]
+    audits: tuple[Audit, ...] = ()
     approved: bool = False
 
 
 @app.task
-def plan(root: str, files_max: int, asking: Asking, journal: str) -> Planned:
-    """List the files and submit the rest of the graph."""
+def plan(root: str, files_max: int, asking: Asking, auditing: Auditing | None, journal: str) -> Planned:
+    """List the files and submit the rest of the graph; without `auditing` no agent runs."""
     found = planning.plan(Path(root), files_max=files_max)
     with journalled(journal, "plan", found.title):
         tasks: list[PlannedTask] = []
@@ -106,6 +113,8 @@ def plan(root: str, files_max: int, asking: Asking, journal: str) -> Planned:
         analyses: list[Any] = []
         reviews: list[Any] = []
         summaries: list[Any] = []
+        audits: dict[str, Any] = {}
+        by_agents = audited(found) if auditing is not None else ()
         smallest = found.smallest
         for package in found.packages:
             of_package: list[Any] = []
@@ -118,12 +127,23 @@ def plan(root: str, files_max: int, asking: Asking, journal: str) -> Planned:
                 reviews_of_package.append(added("review", file.path, reviewed))
             last = summarise.options(thread_id=thread_of(package.name), after=reviews_of_package)
             summaries.append(added("summarise", package.name, last.submit(package.name, of_package, journal)))
+            if auditing is not None and package in by_agents:
+                agent = auditor.submit(package, of_package, auditing, journal)
+                audits[package.name] = added("audit", package.name, agent)
             analyses += of_package
             reviews += reviews_of_package
         sizes = {"files": len(found.files), "packages": len(found.packages)}
         answer = added("approve", found.title, approve.submit(found.title, sizes, asking, journal))
         may_publish: Any = answer
-        joined = report.submit(analyses, reviews, summaries, approved=may_publish, title=found.title, journal=journal)
+        joined = report.submit(
+            analyses,
+            reviews,
+            summaries,
+            dict(audits),
+            approved=may_publish,
+            title=found.title,
+            journal=journal,
+        )
         added("report", found.title, joined)
     return Planned(tuple(tasks))
 
@@ -173,6 +193,25 @@ def summarise(package: str, reports: list[FileReport | None], journal: str) -> P
         return msgspec.structs.replace(made, reviewed=len(tally.files))
 
 
+def brief_auditor(
+    package: PlannedPackage, measured: list[FileReport | None], auditing: Auditing, journal: str
+) -> Prompt:
+    """Note that an attempt to audit a package begins, and write the prompt of its agent."""
+    begun(journal, "audit", package.name)
+    return brief(package, measured, auditing)
+
+
+# One at a time in each worker: an agent is a process that computes for itself.
+auditor = app.agent(
+    "auditor",
+    Auditor(),
+    prompt=brief_auditor,
+    at_once=1,
+    retries=RetryPolicy(retries=2, delay_s=0.4),
+    options={"on_parent_failed": "run"},
+)
+
+
 @app.task
 async def approve(title: str, sizes: dict[str, int], asking: Asking, journal: str) -> bool:
     """Ask a person whether the report may be published. Until somebody answers, no worker holds this task."""
@@ -192,6 +231,7 @@ def report(
     files: list[FileReport | None],
     reviews: list[Review | None],
     packages: list[PackageSummary | None],
+    audits: dict[str, AgentResult | None],
     *,
     approved: bool | None,
     title: str,
@@ -205,6 +245,7 @@ def report(
             duplicates=tuple(duplicates(measured)),
             reviews=tuple(_present(reviews)),
             packages=tuple(_present(packages)),
+            audits=audits_of(audits.keys(), audits.values()),
             approved=approved is True,
         )
 

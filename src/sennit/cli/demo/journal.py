@@ -38,22 +38,28 @@ class Entry(Record, frozen=True, array_like=True):
 @contextmanager
 def journalled(path: str, kind: str, label: str) -> Iterator[None]:
     """Write the start and the end of the attempt this code runs in; called outside of one, write nothing."""
-    attempt = current()
-    if attempt is None:
+    if current() is None:
         yield
         return
-
-    def write(outcome: Outcome | Literal["started"]) -> None:
-        task = attempt.task
-        append(Path(path), Entry(task.id, task.attempt, os.getpid(), uptime_us(), kind, label, outcome))
-
-    write("started")
+    begun(path, kind, label)
     try:
         yield
     except BaseException as error:
-        write(_outcome_of(error))
+        _write(path, kind, label, _outcome_of(error))
         raise
-    write("succeeded")
+    _write(path, kind, label, "succeeded")
+
+
+def begun(path: str, kind: str, label: str) -> None:
+    """Write the start of the attempt this is called in; outside of one, nothing. Its end is for others to say."""
+    _write(path, kind, label, "started")
+
+
+def _write(path: str, kind: str, label: str, outcome: Outcome | Literal["started"]) -> None:
+    attempt = current()
+    if attempt is not None:
+        task = attempt.task
+        append(Path(path), Entry(task.id, task.attempt, os.getpid(), uptime_us(), kind, label, outcome))
 
 
 def _outcome_of(error: BaseException) -> Outcome:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from sennit.cli.demo.analysis import COMPLEXITY_MAX
 from sennit.cli.demo.digest import (
     PackageView,
+    agents_words,
     equation,
     findings_by_kind,
     is_sound,
@@ -61,6 +62,7 @@ def render_html(run: RunReport) -> str:
         _ledger(run),
         _timeline(run),
         _waited(run),
+        _agents(run),
         _functions(run),
         _kinds(run),
         _duplicates(run),
@@ -100,6 +102,7 @@ def _ledger(run: RunReport) -> str:
     book = run.ledger
     facts = (
         (book.submitted, "tasks", ""),
+        *([(run.agents.agents, "coding agents", "")] if run.agents else []),
         (len(run.kills), "killed -9", ""),
         (book.rescued, "rescued", ""),
         (book.retries, "retried", ""),
@@ -161,6 +164,25 @@ def _model(run: RunReport) -> str:
     return (
         '<p class="model">All workers share one provider, and nobody has told them how many calls at once it takes. '
         f'Provider {escape(model_words(run.use))}.</p><ul class="facts">{items}</ul>'
+    )
+
+
+def _agents(run: RunReport) -> str:
+    """Show what the coding agents said, and how they came through the kill."""
+    if run.agents is None:
+        return ""
+    rows = "".join(
+        f"<tr><td><code>{escape(audit.package)}</code></td><td>{_inline(audit.text)}</td>"
+        f'<td class="number">{audit.runs:,}</td></tr>'
+        for audit in run.audits
+    )
+    return _section(
+        "Coding agents",
+        "<p>Each of the largest packages was audited by a coding agent: a process of its own, with a session that another "
+        "process can go on with. The program is a fake one, which speaks as claude does and has no model: it reads files, "
+        f"and what it says was measured. {escape(agents_words(run.agents)).capitalize()}.</p>"
+        "<table><thead><tr><th>package</th><th>what its auditor says</th>"
+        f'<th class="number">runs</th></tr></thead><tbody>{rows}</tbody></table>',
     )
 
 

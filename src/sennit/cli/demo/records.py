@@ -1,7 +1,8 @@
 """What the tasks of the demo hand to each other: JSON-able values, nothing else.
 
-    plan ─► FileReport (one per file) ─► Review (one per file) ─► PackageSummary ─► RunReport
-                 └──────── counted in ────► Tally (one per package, the state of its thread)
+    plan ─► FileReport (one per file) ─┬─► Review (one per file) ─► PackageSummary ─┬─► RunReport
+                                       │        └─ counted in ─► Tally (one per package, the state of its thread)
+                                       └─► Audit (one per large package) ───────────┘
 
 Every record is a frozen msgspec.Struct, so each can be the argument or the result of a task. `omit_defaults`
 keeps them small in the store.
@@ -125,6 +126,31 @@ class Review(Record, frozen=True):
     model: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+
+class Audit(Record, frozen=True):
+    """What a coding agent said of one package, and in how many runs of its session."""
+
+    package: str
+    text: str
+    task_id: int
+    session_id: str
+    runs: int = 1
+
+
+class AgentsUse(Record, frozen=True):
+    """What the coding agents of a run took.
+
+    Attributes:
+        tools: uses of a tool, each counted once.  repeated: how often one took place again. Both by the program's own log.
+        runs: processes.  resumed: agents that went on with their session in another one.
+    """
+
+    agents: int
+    tools: int
+    runs: int
+    resumed: int = 0
+    repeated: int = 0
 
 
 class PackageSummary(Record, frozen=True):
@@ -306,6 +332,7 @@ class RunReport(Record, frozen=True):
         files_left_out: how many files the plan passed over because of its limit.
         approval: None when nobody was asked, or the question was never closed.
         states: one per package.
+        audits: of the packages that an agent has read.  agents: None when none was to run.
         use: of the model; None when its provider was never heard of.
         waited: by what was waited for.
         problems: where the stocktaking found that store, journal and report disagree, as sentences.
@@ -327,6 +354,8 @@ class RunReport(Record, frozen=True):
     approval: Approval | None = None
     published: bool = False
     states: tuple[PackageState, ...] = ()
+    audits: tuple[Audit, ...] = ()
+    agents: AgentsUse | None = None
     use: ModelUse | None = None
     waited: tuple[Waited, ...] = ()
     files_left_out: int = 0

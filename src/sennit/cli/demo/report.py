@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from sennit.cli.demo.digest import (
     PackageView,
+    agents_words,
     equation,
     findings_by_kind,
     location,
@@ -44,6 +45,7 @@ def render_markdown(run: RunReport) -> str:
         *_head(run),
         *_run(run),
         *_waited(run),
+        *_agents(run),
         *_functions(run),
         *_kinds(run),
         *_duplicates(run),
@@ -89,6 +91,17 @@ def _waited(run: RunReport) -> list[str]:
     rows = [(_text(waited.reason), str(waited.tasks), f"{waited.seconds:.2f}") for waited in run.waited]
     told = [] if run.use is None else [f"Provider {_text(model_words(run.use))}."]
     return ["## What tasks waited for", _table(("what", "tasks", "task seconds"), rows), *told] if rows else []
+
+
+def _agents(run: RunReport) -> list[str]:
+    if run.agents is None:
+        return []
+    rows = [(f"`{_code(audit.package)}`", str(audit.runs), _prose(audit.text)) for audit in run.audits]
+    table = [_table(("package", "runs", "what its auditor says"), rows)] if rows else []
+    told = (
+        f"{_text(agents_words(run.agents))}. Their program is a fake one without a model: what they say was measured."
+    )
+    return ["## Coding agents", *table, told]
 
 
 def _functions(run: RunReport) -> list[str]:

@@ -1,7 +1,8 @@
 """The director of the demo: it makes the place, starts the crew, hands in one task and watches the rest follow.
 
     place (temporary, or --db) ─► workers ─► model ─► plan ─► … 40 % … kill -9, quota used up … 100 % ─► stock ─► report
-                                                       └─► question ─► person ─► answer ──────────┘
+                                                       ├─► question ─► person ─► answer ──────────┤
+                                                       └─► agents ─► at their gates ─► go on ─────┘
 
 The director is a plain client: it learns what happens by awaiting handles, and never looks at a clock to do so. It
 forks the workers (see crew.py), so nothing before them may start an OS thread.
@@ -12,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +24,13 @@ import msgspec
 
 import sennit
 from sennit.cli.demo import fleet, journal
+from sennit.cli.demo.audit import audited
+from sennit.cli.demo.auditors import Auditors, with_ends
 from sennit.cli.demo.crew import Crew, crew
 from sennit.cli.demo.fleet import PlannedTask, Reading
 from sennit.cli.demo.model import Model, model_of
 from sennit.cli.demo.person import Person
+from sennit.cli.demo.place import Place, place_for
 from sennit.cli.demo.plan import Plan, plan
 from sennit.cli.demo.question import approval_of, asking
 from sennit.cli.demo.records import Approval, Kill, ModelUse, RunReport
@@ -103,8 +106,9 @@ class Result:
         """Return the run in one line."""
         book, n_kills = self.stock.ledger, len(self.kills)
         failed = f", {book.failed + book.cancelled} failed" if self.stock.failures else ""
+        n_agents = 0 if self.stock.agents is None else self.stock.agents.agents
         return (
-            f"{book.submitted} tasks, {n_kills} {'kill' if n_kills == 1 else 'kills'}, {book.rescued} rescued, "
+            f"{book.submitted} tasks, {n_agents} {'agent' if n_agents == 1 else 'agents'}, {n_kills} {'kill' if n_kills == 1 else 'kills'}, {book.rescued} rescued, "
             f"{book.retries} {'retry' if book.retries == 1 else 'retries'}{failed}, {self.asked()}, {book.lost} lost, "
             f"{book.duplicated} duplicated, {book.seconds:.1f} s, {self._outcome()}: {self.report}"
         )
@@ -149,22 +153,10 @@ class Result:
             "asked": len(self.stock.asked),
             "approval": self.approval and msgspec.structs.asdict(self.approval),
             "published": self.stock.published,
+            "agents": self.stock.agents and msgspec.structs.asdict(self.stock.agents),
             "model": self.use and msgspec.structs.asdict(self.use),
             "report": str(self.report),
         }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """Where a run keeps its things."""
-
-    database: Path
-    journal: Path
-    log: Path
-
-    @property
-    def url(self) -> str:
-        return f"sqlite:///{self.database}"
 
 
 def run(request: Request, screen: Screen, *, started_us: int) -> Result:
@@ -180,7 +172,7 @@ def run(request: Request, screen: Screen, *, started_us: int) -> Result:
     tree = plan(request.root, files_max=FILES_MAX)
     _make_folder(request.out)
     with ExitStack() as stack:
-        place = stack.enter_context(_place(request))
+        place = stack.enter_context(place_for(request.db, keep=request.keep))
         hands = stack.enter_context(crew(place.url, n=request.workers, log=place.log))
         model = stack.enter_context(
             model_of(workers=request.workers, n_files=len(tree.files), seed=request.seed, fast=request.fast)
@@ -192,29 +184,11 @@ def run(request: Request, screen: Screen, *, started_us: int) -> Result:
         director = _Director(request, place, screen, started_us=started_us, hands=hands, model=model)
         asyncio.run(director.direct(tree))
         if request.keep or request.db:
-            screen.tell(f"kept: {place.database}, {place.journal}, {place.log}")
+            screen.tell(f"kept: {place}")
         return _conclude(director, tree, model)
 
 
-# ---------------------------------------------------------------- the place
-
-
-@contextmanager
-def _place(request: Request) -> Iterator[_Place]:
-    if request.db is not None:
-        database = request.db.absolute()
-        yield _Place(
-            database=database,
-            journal=database.with_name(f"{database.name}.demo.jsonl"),
-            log=database.with_name(f"{database.name}.demo.log"),
-        )
-    elif request.keep:
-        folder = Path(tempfile.mkdtemp(prefix="sennit-demo-"))
-        yield _Place(database=folder / "demo.db", journal=folder / "journal.jsonl", log=folder / "workers.log")
-    else:
-        with tempfile.TemporaryDirectory(prefix="sennit-demo-", ignore_cleanup_errors=True) as made:
-            folder = Path(made)
-            yield _Place(database=folder / "demo.db", journal=folder / "journal.jsonl", log=folder / "workers.log")
+# ---------------------------------------------------------------- what is refused
 
 
 def _make_folder(folder: Path) -> None:
@@ -227,7 +201,7 @@ def _make_folder(folder: Path) -> None:
         raise UsageError(f"cannot write to the folder {folder}", fix=fix)
 
 
-def _refuse_used(place: _Place) -> None:
+def _refuse_used(place: Place) -> None:
     """The ledger must count this run and nothing else, or it proves nothing."""
     submitted = fleet.app.ledger().result().submitted
     if submitted or place.journal.exists():
@@ -245,7 +219,7 @@ class _Director:
     """One run, from the first worker to the last result."""
 
     def __init__(
-        self, request: Request, place: _Place, screen: Screen, *, started_us: int, hands: Crew, model: Model
+        self, request: Request, place: Place, screen: Screen, *, started_us: int, hands: Crew, model: Model
     ) -> None:
         self.request = request
         self.place = place
@@ -267,6 +241,15 @@ class _Director:
         )
         self._to_kill = request.kill and request.workers > 1  # the last worker has nobody to take over
         self._to_exhaust = True
+        self.auditors = Auditors(
+            place.agents,
+            pids=[process.pid for process in hands.processes],
+            waits=self._to_kill,
+            tell=screen.tell,
+        )
+        self._audits = 0  # that have not ended
+        self._done = self._total = 0
+        self._news = asyncio.Event()
 
     def since_start_s(self, at_us: int) -> float:
         return (at_us - self.started_us) / 1e6
@@ -276,9 +259,17 @@ class _Director:
         self._screen.tell(f"{len(tree.files)} files of {tree.title}, {self.request.workers} worker processes")
         for path in tree.unreadable:
             self._screen.tell(f"left out, it cannot be read: {path}")
-        bar = self._screen.bar(len(planned_labels(tree)))
+        await self.auditors.prepare()
+        with_agents = self.auditors.auditing is not None
+        self._audits = len(audited(tree)) if with_agents else 0
+        bar = self._screen.bar(len(planned_labels(tree, agents=with_agents)))
         following = asyncio.create_task(self._follow(bar))
-        others = [self._hands.watch(), self._person.attend(fleet.app.inbox())]
+        others = [
+            self._hands.watch(),
+            self._person.attend(fleet.app.inbox()),
+            self.auditors.watch(self._news.set),
+            self._lose_one(),
+        ]
         running = {following, *map(asyncio.create_task, others)}
         try:
             waiting = running
@@ -295,12 +286,15 @@ class _Director:
             await self._hands.dismiss()
 
     async def _follow(self, bar: Progress) -> None:
-        """Hand in the plan and see every task end; kill a worker when `KILL_AT` of them have."""
+        """Hand in the plan and see every task end."""
         root = str(self.request.root.resolve())
-        self._hands.start(self._model.environ, n=1)
-        planned = await fleet.plan.submit(root, FILES_MAX, self._asking, str(self.place.journal))
-        self._hands.start(self._model.environ)  # now there is something to do for more than one
-        total = len(planned.tasks) + 1
+        environ = {**self._model.environ, **self.auditors.environ}
+        self._hands.start(environ, n=1)
+        planned = await fleet.plan.submit(
+            root, FILES_MAX, self._asking, self.auditors.auditing, str(self.place.journal)
+        )
+        self._hands.start(environ)  # now there is something to do for more than one
+        self._total = len(planned.tasks) + 1
         computing = sum(task.kind == "analyse" for task in planned.tasks)
         bar.advance(ok=True)
         for ending in asyncio.as_completed([_end_of(task) for task in planned.tasks]):
@@ -311,17 +305,33 @@ class _Director:
                 after_s = self.since_start_s(self.first_us)
                 self._screen.tell(f"first result after {after_s:.2f} s: {task.kind} {task.label}")
             computing -= task.kind == "analyse"
-            await self._trouble(bar.done, total, calm=not computing)
+            self._audits -= task.kind == "audit"
+            self._done = bar.done
+            self._news.set()
+            if not self._to_kill:
+                await self._use_up(calm=not computing)
         self.ended_us = uptime_us()
 
-    async def _trouble(self, done: int, total: int, *, calm: bool) -> None:
-        """Kill a worker, once; a little later, when it is calm, use up the model's quota, once."""
-        if self._to_kill and done >= KILL_AT * total:
-            killed = await self._hands.kill_one(fleet.app.store)
+    async def _lose_one(self) -> None:
+        """Kill a worker when `KILL_AT` of the tasks have ended, and one of them has an agent that waits at its gate."""
+        while self._to_kill:
+            await self._news.wait()
+            self._news.clear()
+            at_gate = self.auditors.at_gate()
+            if not self._total or self._done < KILL_AT * self._total or (self._audits and not at_gate):
+                continue
+            killed = await self._hands.kill_one(fleet.app.store, first=at_gate)
             if killed is not None:
                 self._to_kill = False
-                self._screen.tell(f"kill -9 {killed.pid} after {done} of {total} tasks: it held {killed.held}")
-        elif self._to_exhaust and done >= (EXHAUST_AT if calm else EXHAUST_BY) * total:
+                an_agent = ", an agent among them" if killed.pid in at_gate else ""
+                self._screen.tell(
+                    f"kill -9 {killed.pid} after {self._done} of {self._total} tasks: it held {killed.held}{an_agent}"
+                )
+            self.auditors.let_go(but=0 if killed is None else killed.pid)
+
+    async def _use_up(self, *, calm: bool) -> None:
+        """A little after the kill, when it is calm, use up the model's quota, once."""
+        if self._to_exhaust and self._done >= (EXHAUST_AT if calm else EXHAUST_BY) * self._total:
             (provider,) = await fleet.model.view()
             if provider.reason == "pause":
                 return  # a call too many: nobody would notice the quota before all begin again at once
@@ -344,9 +354,14 @@ def _conclude(run: _Director, tree: Plan, model: Model) -> Result:
 
     entries = journal.read(run.place.journal)
     seconds = run.since_start_s(run.ended_us)
-    stock = asyncio.run(take_stock(fleet.app.store, tree, entries, seconds=seconds))
+    folder = None if run.auditors.auditing is None else run.place.agents
+    stock = asyncio.run(take_stock(fleet.app.store, tree, entries, seconds=seconds, agents=folder))
+    offset_us = (
+        fleet.app.store.now_us() - uptime_us()
+    )  # the store's clock and ours differ by a number that does not change
+    entries = with_ends(entries, stock.rows, handler=fleet.auditor.name, offset_us=offset_us)
     kills = tuple(Kill(pid, run.since_start_s(at_us)) for pid, at_us in run.killed_us.items())
-    approval = _approval(stock, run)
+    approval = _approval(stock, run, offset_us)
     use = None if stock.provider is None else model.use(stock.provider, stock.rows)
     reading = stock.reading or Reading((), (), (), ())
     written = RunReport(
@@ -368,6 +383,8 @@ def _conclude(run: _Director, tree: Plan, model: Model) -> Result:
         approval=approval,
         published=stock.published,
         states=stock.states,
+        audits=reading.audits,
+        agents=stock.agents,
         use=use,
         waited=stock.waited,
         files_left_out=tree.files_left_out,
@@ -378,9 +395,8 @@ def _conclude(run: _Director, tree: Plan, model: Model) -> Result:
     return Result(stock=stock, kills=kills, first_result_s=first_result_s, report=page, approval=approval, use=use)
 
 
-def _approval(stock: Stock, run: _Director) -> Approval | None:
-    """Return what became of the question; the store's clock and ours differ by a number that does not change."""
-    offset_us = fleet.app.store.now_us() - uptime_us()
+def _approval(stock: Stock, run: _Director, offset_us: int) -> Approval | None:
+    """Return what became of the question."""
     closed = (approval_of(view, lambda at_us: run.since_start_s(at_us - offset_us)) for view in stock.asked)
     return next(filter(None, closed), None)
 

@@ -5,6 +5,7 @@
     states of the packages' threads ────┼─► Stock: lost, duplicated, rescued, and every discrepancy as a sentence
     the question and its answer ────────┤
     the report's own contents ──────────┤
+    the log of the agents' program ─────┤
     the journal the bodies wrote ───────┘
 
 No witness is asked about itself: what the store counts is compared with what the bodies noted, what it calls
@@ -16,14 +17,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
-from sennit.cli.demo import fleet, question, tally
+from sennit.cli.demo import auditors, fleet, question, tally
+from sennit.cli.demo.audit import audited
 from sennit.cli.demo.fleet import Planned, PlannedTask, Reading
 from sennit.cli.demo.journal import Entry
 from sennit.cli.demo.plan import Plan
-from sennit.cli.demo.records import Discrepancies, Ledger, PackageState, Tally, Waited
+from sennit.cli.demo.records import AgentsUse, Discrepancies, Ledger, PackageState, Tally, Waited
 from sennit.cli.demo.tally import Accepted, thread_of
 from sennit.cli.waits import ordered
 from sennit.model.lifecycle import State
@@ -60,6 +63,7 @@ class Stock:
     rows: tuple[TaskView, ...] = ()
     provider: ProviderView | None = None
     waited: tuple[Waited, ...] = ()
+    agents: AgentsUse | None = None
 
     @property
     def published(self) -> bool:
@@ -72,15 +76,21 @@ class Stock:
         return self.ledger.balances and not self.problems and not self.failures
 
 
-def planned_labels(tree: Plan) -> set[tuple[str, str]]:
-    """Return (kind, label) of every task that reading this tree takes."""
+def planned_labels(tree: Plan, *, agents: bool) -> set[tuple[str, str]]:
+    """Return (kind, label) of every task that reading this tree takes, with or without agents."""
     per_file = {(kind, file.path) for file in tree.files for kind in ("analyse", "review")}
     per_package = {("summarise", package.name) for package in tree.packages}
+    per_package |= {("audit", package.name) for package in audited(tree) if agents}
     return {(kind, tree.title) for kind in ("plan", "approve", "report")} | per_file | per_package
 
 
-async def take_stock(store: Store, tree: Plan, entries: Sequence[Entry], *, seconds: float) -> Stock:
+async def take_stock(
+    store: Store, tree: Plan, entries: Sequence[Entry], *, seconds: float, agents: Path | None
+) -> Stock:
     """Compare all witnesses of a run that has ended.
+
+    Args:
+        agents: the folder of the agents' program; None when none was to run.
 
     Raises:
         StoreError: the store cannot be read.
@@ -92,13 +102,16 @@ async def take_stock(store: Store, tree: Plan, entries: Sequence[Entry], *, seco
     states = [await _state(store, package.name) for package in tree.packages]
     asked = await store.asks(states=(), limit=_ROWS_MAX)
     heard = await _heard(store, tasks, rows)
+    log = [] if agents is None else auditors.logged(agents)
+    audits = () if reading is None else reading.audits
     found = [
         Discrepancies(
-            lost=tuple(_lost(tree, tasks, rows, reading)),
+            lost=tuple(_lost(planned_labels(tree, agents=agents is not None), tasks, rows, reading)),
             twice=tuple(_duplicated(tasks, rows, reading, counted, entries)),
             wrong=tuple(_contradictions(rows, entries)),
         ),
         *(tally.compare(state, _accepted(tree, state.package, tasks, rows, reading)) for state in states),
+        auditors.compare(audits, log),
         question.compare(asked, heard, published=None if reading is None else reading.approved),
     ]
     lost = [sentence for witness in found for sentence in witness.lost]
@@ -128,6 +141,7 @@ async def take_stock(store: Store, tree: Plan, entries: Sequence[Entry], *, seco
         rows=tuple(rows.values()),
         provider=next((view for view in await store.providers() if view.spec.name == fleet.model.name), None),
         waited=await _waited(store, rows),
+        agents=None if agents is None else auditors.use_of(audits, log),
     )
 
 
@@ -199,16 +213,22 @@ def _delivered(reading: Reading) -> Counter[tuple[str, str]]:
             *(("analyse", file.path) for file in reading.files),
             *(("review", review.path) for review in reading.reviews),
             *(("summarise", package.name) for package in reading.packages),
+            *(("audit", audit.package) for audit in reading.audits),
         ]
     )
 
 
-def _lost(tree: Plan, tasks: Iterable[PlannedTask], rows: dict[int, TaskView], reading: Reading | None) -> list[str]:
-    """Say which tasks of the tree have no ending, or succeeded and did not reach the report."""
+def _lost(
+    planned: Iterable[tuple[str, str]],
+    tasks: Iterable[PlannedTask],
+    rows: dict[int, TaskView],
+    reading: Reading | None,
+) -> list[str]:
+    """Say which tasks of the plan have no ending, or succeeded and did not reach the report."""
     ids = {(task.kind, task.label): task.task_id for task in tasks}
     delivered = None if reading is None else _delivered(reading)
     lost: list[str] = []
-    for kind, label in sorted(planned_labels(tree)):
+    for kind, label in sorted(planned):
         row = rows.get(ids.get((kind, label), 0))
         if row is None:
             lost.append(f"lost: {kind} {label} is not in the store")
@@ -249,13 +269,15 @@ def _duplicated(
 
 
 def _contradictions(rows: dict[int, TaskView], entries: Sequence[Entry]) -> list[str]:
-    """Say where the journal and the store disagree about attempts."""
+    """Say where the journal and the store disagree about attempts. Of the end of an audit its program tells, not a body."""
+    entries = [entry for entry in entries if entry.kind != "audit"]
     ended = {(entry.task_id, entry.attempt): entry.outcome for entry in entries if entry.outcome != "started"}
     last = {entry.task_id: entry.attempt for entry in sorted(entries, key=lambda entry: entry.attempt)}
     found = [
         f"task {row.id} succeeded with attempt {row.attempt}, and no body says so"
         for row in rows.values()
-        if row.state is State.SUCCEEDED and ended.get((row.id, row.attempt)) != "succeeded"
+        if row.state is State.SUCCEEDED and row.handler != fleet.auditor.name
+        if ended.get((row.id, row.attempt)) != "succeeded"
     ]
     found += [
         f"attempt {entry.attempt} of task {entry.task_id} died and was not taken up again"

@@ -20,7 +20,7 @@ _STRIP_PX_MAX: Final = 96
 _LANE_PX_MIN, _LANE_PX_MAX = 4, 12
 _TICKS_MAX: Final = 6
 # Kinds in the order of the run; the style sheet has a colour for each, and one for any other.
-KINDS: Final = ("plan", "approve", "analyse", "review", "summarise", "report")
+KINDS: Final = ("plan", "approve", "analyse", "review", "audit", "summarise", "report")
 _ENDS: Final = {
     "rate_limited": "429, given back",
     "failed": "failed, tried again",

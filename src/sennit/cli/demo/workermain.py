@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 
 import sennit.store.sqlite  # noqa: F401 - the app would import it when it opens the store, in each process anew
 from sennit.cli.demo.fleet import app
@@ -15,6 +16,7 @@ from sennit.cli.demo.fleet import app
 
 def work(url: str, line: socket.socket) -> None:
     """Serve the store at `url` until the other end of `line` is closed."""
+    tempfile.tempdir = None  # it was looked up in the director; ours may be another one
     app.use(url)
     asyncio.run(_work_until_hung_up(line))
 
