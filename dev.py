@@ -328,6 +328,8 @@ def test(args: list[str]) -> int:
     """Run the checks and the tests, then say what was skipped and why."""
     python = ensure(MAIN)
     ensure_servers(python)
+    # Hundreds of programs import sennit; where the environment forbids bytecode, as in many containers, each would compile it.
+    capture([str(python), "-m", "compileall", "-q", "src"])
     with tempfile.TemporaryDirectory(prefix="sennit-test-") as folder:
         report = Path(folder, "junit.xml")
         # One more than cores: a third of the time a test waits for something, an end of a pause for example.
