@@ -11,11 +11,13 @@ from pathlib import Path
 
 import sennit
 from sennit import App, Handle
+from sennit.runtime.agent_face import AgentFace
 from sennit.runtime.lock_face import LockFace
 from sennit.runtime.provider_face import ProviderFace
 from sennit.store.lease import Lease
 from sennit.store.leases import Lock, RWLock
 from sennit.store.protocol import Listener, Store
+from sennit.store.protocol_agents import AgentStore
 from sennit.store.protocol_locks import LockBackend
 from sennit.store.protocol_providers import ProviderStore
 from sennit.store.protocol_threads import ThreadStore
@@ -109,6 +111,7 @@ OBJECTS = {
     App: "app.",
     ProviderFace: "app.",
     LockFace: "app.",
+    AgentFace: "app.",
     Provider: "provider.",
     Limits: "limits.",
     Call: "call.",
@@ -147,7 +150,7 @@ def test_every_method_of_a_store_is_in_the_store_reference() -> None:
     text = (DOCS / "reference" / "store-protocol.md").read_text(encoding="utf-8")
     methods = [
         m
-        for owner in (Store, ThreadStore, ProviderStore, LockBackend, Listener)
+        for owner in (Store, ThreadStore, ProviderStore, LockBackend, AgentStore, Listener)
         for m, value in vars(owner).items()
         if inspect.isfunction(value)
     ]
