@@ -38,10 +38,10 @@ from tests.agents.claude_shapes import INIT, RESULT, call, deferred, result_of, 
         ("Bash(git push:*)", "Bash", {"command": "git push origin"}, True),
         ("Bash(git push:*)", "Bash", {"command": "git push"}, True),
         ("Bash(git push:*)", "Bash", {"command": "git pushed"}, False),
-        ("Write(deploy/*)", "Write", {"file_path": "/work/deploy/a.yml"}, True),
+        ("Write(deploy/*)", "Write", {"file_path": "/srv/deploy/a.yml"}, True),
         ("Write(deploy/*)", "Write", {"file_path": "deploy/a.yml"}, True),
         ("Write(deploy/*)", "Write", {"file_path": "src/../deploy/a.yml"}, True),
-        ("Write(deploy/*)", "Write", {"file_path": "/work/src/a.py"}, False),
+        ("Write(deploy/*)", "Write", {"file_path": "/srv/src/a.py"}, False),
         ("Write(/etc/*)", "Write", {"file_path": "/etc/hosts"}, True),
         ("Write(deploy/*)", "Edit", {"file_path": "deploy/a.yml"}, False),
         ("WebFetch(https://example.com/*)", "WebFetch", {"url": "https://example.com/a"}, True),
@@ -54,7 +54,7 @@ from tests.agents.claude_shapes import INIT, RESULT, call, deferred, result_of, 
 def test_a_pattern_says_which_calls_need_a_person(
     *, pattern: str, tool: str, given: dict[str, Any], is_asked: bool
 ) -> None:
-    assert claude_hook.needs_leave([pattern], tool, given, "/work") is is_asked
+    assert claude_hook.needs_leave([pattern], tool, given, "/srv") is is_asked
 
 
 # ---------------------------------------------------------------- what the hook answers
@@ -63,7 +63,7 @@ def test_a_pattern_says_which_calls_need_a_person(
 def asked(folder: Path, decisions: dict[str, bool], call_id: str = "toolu_1", **fields: Any) -> tuple[str, str]:
     """Return the decision and its reason for a use of Bash."""
     (folder / claude_hook.APPROVALS).write_text(json.dumps({"approve": ["Bash"], "decisions": decisions}))
-    question = {"tool_name": "Bash", "tool_input": {"command": "make"}, "tool_use_id": call_id, "cwd": "/work"}
+    question = {"tool_name": "Bash", "tool_input": {"command": "make"}, "tool_use_id": call_id, "cwd": "/srv"}
     answer = decide(folder, question | fields) or {}
     return answer.get("permissionDecision", ""), answer.get("permissionDecisionReason", "")
 

@@ -1,6 +1,6 @@
 """Files that an ACP agent may read and write through us: those of its own folder, by no way around.
 
-    /work/repo/src/a.py ─► ("src", "a.py") ─► open "src" in /work/repo ─► open "a.py" in that      no link is followed
+    /srv/repo/src/a.py ─► ("src", "a.py") ─► open "src" in /srv/repo ─► open "a.py" in that      no link is followed
 
 A path is walked from the folder's descriptor, one name at a time, and each open refuses a symbolic link. So what is checked
 is what is opened, whoever exchanges a name meanwhile. `..` is refused, not resolved.
