@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 import redis as redis_driver
 from hypothesis import Phase, settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 
 from sennit.sync import lockorder
 from sennit.testing.servers import PostgresServer, RedisServer
@@ -33,6 +35,8 @@ from tests.servers import Databases, GivenPostgres, Postgres, postgres_programs,
 PHASES = tuple(phase for phase in Phase if phase is not Phase.explain)
 settings.register_profile("ci", derandomize=True, deadline=None, phases=PHASES)
 settings.register_profile("explore", max_examples=2000, deadline=None)
+# Values taken from whatever modules are loaded would make the examples depend on which tests are collected with them.
+providers._get_local_constants = Constants
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
